@@ -203,8 +203,10 @@ class FaultyStore(SessionStore):
         return head
 
     @override
-    async def delete(self, session_id: str, epoch: int) -> int:
-        size: int = await self._gated("delete", lambda: self.inner.delete(session_id, epoch))
+    async def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
+        size: int = await self._gated(
+            "delete", lambda: self.inner.delete(session_id, epoch, version)
+        )
         return size
 
     @override

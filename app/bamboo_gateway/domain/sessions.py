@@ -271,7 +271,7 @@ class SessionHead:
     shares: list[Share] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     hidden_runs: list[str] = field(default_factory=list)
-    version: int = 0
+    version: int = field(default=0, compare=False)
 
     @property
     def knows_system_messages(self) -> bool:

@@ -152,6 +152,23 @@ FAMILIES: Final[Mapping[str, Family]] = {
         "counter",
         "PostgreSQL: commits whose connection broke; the database was asked what happened.",
     ),
+    "store_replicas": Family(
+        "gauge", "PostgreSQL: gateway processes that share the database, with this one."
+    ),
+    "store_replicas_dead": Family("gauge", "PostgreSQL: those of them that this one finds dead."),
+    "store_replica_deaths_total": Family("counter", "PostgreSQL: how often it found one dead."),
+    "store_leader": Family(
+        "gauge", "PostgreSQL: whether this process does what one of all has to do (1), or not (0)."
+    ),
+    "store_heartbeat_age_seconds": Family(
+        "gauge", "PostgreSQL: since this process last said that it lives."
+    ),
+    "store_heartbeat_failures_total": Family(
+        "counter", "PostgreSQL: how often it could not say so; it is repeated soon."
+    ),
+    "store_heartbeat_losses_total": Family(
+        "counter", "PostgreSQL: how often others had taken this process for dead."
+    ),
     "store_search_working": Family(
         "gauge", "Whether messages get into the search index (1), or its last write failed (0)."
     ),

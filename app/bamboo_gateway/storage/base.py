@@ -113,11 +113,14 @@ class SessionCreation(ABC):
 
 
 class SessionStore(ABC):
-    """A store of sessions. One instance owns its data for as long as it is open."""
+    """A store of sessions.
+
+    One instance owns its data for as long as it is open, unless the store has `replicas`.
+    """
 
     @abstractmethod
     async def open(self) -> RecoveryReport:
-        """Take ownership of the data and recover it.
+        """Take ownership of the data, or a part in it, and recover it.
 
         Raises:
             StoreBusy: Another process owns the data.
@@ -188,14 +191,20 @@ class SessionStore(ABC):
         """Return a copy of the durable head, or None when there is no such session."""
 
     @abstractmethod
-    async def delete(self, session_id: str, epoch: int) -> int:
+    async def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         """Delete the session: its data is gone on return, and no crash brings it back.
+
+        Args:
+            session_id: The session.
+            epoch: Its epoch.
+            version: The version that it must have, where several processes share the store; None
+                when any will do. Other stores do not look at it.
 
         Returns:
             The bytes that its records took.
 
         Raises:
-            Conflict: There is no such session of this epoch.
+            Conflict: There is no such session of this epoch, or of this version.
         """
 
     @abstractmethod
@@ -591,6 +600,17 @@ class SupportsMigration(Protocol):
 
         From then on `next_epoch` returns epochs above `last_epoch`: one that the other store has
         used is not given again.
+        """
+
+
+@runtime_checkable
+class SupportsAlone(Protocol):
+    """A store that several processes may use, and one of them alone when it has to."""
+
+    def be_alone(self) -> None:
+        """Let `open` refuse data that another process uses (`StoreBusy`), and keep others out.
+
+        Call it before `open`; it holds until `aclose`.
         """
 
 

@@ -220,7 +220,7 @@ class MemoryStore(SessionStore):
         return session.head.copy() if session else None
 
     @override
-    async def delete(self, session_id: str, epoch: int) -> int:
+    async def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         self._apply_waiting()
         session = self._session(session_id, epoch)
         del self._sessions[session_id]

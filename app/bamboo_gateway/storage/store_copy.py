@@ -4,7 +4,7 @@ from anyio import to_thread
 
 from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.settings import Settings
-from bamboo_gateway.storage.base import StoreUnusable, SupportsMigration
+from bamboo_gateway.storage.base import StoreUnusable, SupportsAlone, SupportsMigration
 from bamboo_gateway.storage.factory import make_store
 from bamboo_gateway.storage.migration.beside import copy_beside
 from bamboo_gateway.storage.migration.migrate import Migrated, Progress, migrate, survey
@@ -30,6 +30,8 @@ async def copy_store(
     made, empty = make_store(source, clock), make_store(target, clock)
     if isinstance(empty, SupportsMigration):
         await empty.check_vacant(source.storage_place)
+    if isinstance(made, SupportsAlone):
+        made.be_alone()
     await made.open()
     try:
         found = await survey(made)

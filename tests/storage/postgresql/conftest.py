@@ -2,40 +2,42 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
-from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.storage.sql.postgresql.connections import SILENT_SECONDS
 from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
+from bamboo_gateway.storage.sql.postgresql.heartbeat import Timing
+from bamboo_gateway.storage.sql.postgresql.store import PostgresStore
 from bamboo_gateway.storage.sql.postgresql.target import Target
-from bamboo_gateway.storage.sql.store import SqlStore
 from tests.processes import lacking
-from tests.storage.writing import T0, StepClock
+from tests.storage.writing import StepClock
 from tests.support.postgres import GivenServer, PostgresServer
 from tests.support.postgres_proxy import PostgresProxy
 
-RENEW_SECONDS = 0.2
-DEAD_SECONDS = 2.0
+TIMING = Timing(renew_seconds=0.4, retry_seconds=0.1)
+"""A heart that beats faster than usual."""
+
+
+def make_database(
+    url: str, timing: Timing = TIMING, silent_seconds: float = SILENT_SECONDS
+) -> PostgresDatabase:
+    return PostgresDatabase(
+        Target(url), timing=timing, look_seconds=0.2, silent_seconds=silent_seconds
+    )
 
 
 def make_store(
-    url: str, dead_seconds: float = DEAD_SECONDS, silent_seconds: float = SILENT_SECONDS
-) -> SqlStore:
-    """Make a store whose claim to the database is renewed, and given up, sooner than usual."""
-    database = PostgresDatabase(
-        Target(url),
-        IdMaker().make("claim_", T0),
-        renew_seconds=RENEW_SECONDS,
-        dead_seconds=dead_seconds,
-        silent_seconds=silent_seconds,
-    )
-    return SqlStore(database, StepClock())
+    url: str, timing: Timing = TIMING, silent_seconds: float = SILENT_SECONDS
+) -> PostgresStore:
+    """Make a store whose process is taken for dead sooner than usual."""
+    return PostgresStore(make_database(url, timing, silent_seconds), StepClock())
 
 
 @asynccontextmanager
-async def open_store(url: str, **timing: float) -> AsyncIterator[SqlStore]:
-    store = make_store(url, **timing)
+async def open_store(url: str, **others: Any) -> AsyncIterator[PostgresStore]:
+    store = make_store(url, **others)
     await store.open()
     try:
         yield store

@@ -4,18 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
 from bamboo_gateway.storage.factory import check_store
 from bamboo_gateway.storage.reports import Finding
-from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
+from bamboo_gateway.storage.sql.postgresql import processes
 from bamboo_gateway.storage.sql.postgresql.doctor import check
-from bamboo_gateway.storage.sql.postgresql.ownership import Ownership
-from bamboo_gateway.storage.sql.postgresql.target import Target
-from tests.storage.postgresql.conftest import DEAD_SECONDS, RENEW_SECONDS, open_store
+from tests.storage.postgresql.conftest import make_database, open_store
 from tests.storage.writing import (
-    T0,
     StepClock,
     Writer,
     committed,
@@ -51,15 +47,9 @@ async def filled(url: str) -> dict[str, Writer]:
 def doctor(
     url: str, directory: Path, *, repair: bool = False, new_epochs: bool = False
 ) -> list[Finding]:
-    database = PostgresDatabase(
-        Target(url),
-        IdMaker().make("claim_", T0),
-        renew_seconds=RENEW_SECONDS,
-        dead_seconds=DEAD_SECONDS,
-    )
     clock = StepClock()
     quarantine = directory / "quarantine"
-    return check(database, quarantine, clock, repair=repair, new_epochs=new_epochs)
+    return check(make_database(url), quarantine, clock, repair=repair, new_epochs=new_epochs)
 
 
 async def test_a_healthy_database_has_no_findings(tmp_path: Path, postgres_url: str) -> None:
@@ -80,7 +70,7 @@ def test_a_database_without_tables_is_refused_and_gets_none(
     assert execute(postgres_url, "SELECT to_regclass('sessions')") == [(None,)]
 
 
-async def test_a_database_that_a_gateway_owns_is_left_alone(
+async def test_a_database_that_a_gateway_uses_is_left_alone(
     tmp_path: Path, postgres_url: str
 ) -> None:
     """R8."""
@@ -92,16 +82,16 @@ async def test_a_database_that_a_gateway_owns_is_left_alone(
         await committed(store, writers["one"].commit(token("goes on")))
 
 
-async def test_the_owner_in_a_dump_of_a_living_gateway_does_not_own_the_restored_database(
+async def test_a_gateway_whose_row_came_with_a_dump_does_not_use_the_restored_database(
     tmp_path: Path, postgres_url: str
 ) -> None:
     """Its process lives, and writes into another database."""
     await filled(postgres_url)
-    owner = Ownership("of-the-other-database").owner
-    execute(postgres_url, f"INSERT INTO meta (name, number, text) VALUES ('owner', 5, '{owner}')")
+    name = processes.own_name()
+    execute(postgres_url, f"INSERT INTO executors VALUES ('other', 5, 0, '{name}', 0, 0)")
     [note] = doctor(postgres_url, tmp_path, new_epochs=True)
     assert note.repaired
-    assert execute(postgres_url, "SELECT count(*) FROM meta WHERE name = 'owner'") == [(0,)]
+    assert execute(postgres_url, "SELECT count(*) FROM executors") == [(0,)]
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,12 @@ from urllib.parse import quote
 
 import pytest
 
-from bamboo_gateway.domain.ids import IdMaker
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
 from bamboo_gateway.storage.sql.postgresql.target import Target
 from bamboo_gateway.storage.sql.store import SqlStore
 from tests.processes import Gateway, program
-from tests.storage.postgresql.conftest import DEAD_SECONDS, RENEW_SECONDS, make_store, open_store
+from tests.storage.postgresql.conftest import TIMING, make_store, open_store
 from tests.storage.writing import T0, StepClock, Writer, committed, message
 from tests.support.kept import ordinary_directory, ordinary_user
 from tests.support.postgres import PASSWORD, USER, PostgresServer, execute
@@ -35,9 +34,7 @@ def without_password(server: PostgresServer, database: str) -> str:
 
 def store_of(url: str, password_file: Path) -> SqlStore:
     target = Target(url, password_file)
-    claim = IdMaker().make("claim_", T0)
-    timing = {"renew_seconds": RENEW_SECONDS, "dead_seconds": DEAD_SECONDS}
-    return SqlStore(PostgresDatabase(target, claim, **timing), StepClock())
+    return SqlStore(PostgresDatabase(target, timing=TIMING, look_seconds=0.2), StepClock())
 
 
 async def reason_of(store: SqlStore) -> str:

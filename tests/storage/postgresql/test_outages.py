@@ -1,4 +1,4 @@
-"""What a store says and does while PostgreSQL is gone, full, read-only or another owner's."""
+"""What a store says and does while PostgreSQL is gone, full or read-only."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from bamboo_gateway.domain.errors import BambooError, StorageFull, Unavailable
-from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
+from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.sql.postgresql import connections, group_commit
 from bamboo_gateway.storage.sql.postgresql.errors import not_there
 from bamboo_gateway.storage.sql.store import SqlStore
@@ -302,46 +302,6 @@ async def test_a_full_disk_refuses_writes_and_serves_reads(postgres_url: str):
         assert len(await everything(store, "s1")) == 2
         execute(postgres_url, "DROP TRIGGER is_full ON events")
         await committed(store, refused)
-
-
-# -- who owns the database --------------------------------------------------------------------
-
-
-async def test_a_second_process_is_refused_while_the_first_one_lives(postgres_url: str):
-    async with open_store(postgres_url) as store:
-        with pytest.raises(StoreBusy, match="gateway that runs: process"):
-            await make_store(postgres_url).open()
-        await committed(store, Writer("s1", T0).commit(message("m1")))
-
-
-async def test_a_database_is_taken_over_from_an_owner_that_is_silent(postgres_url: str):
-    first = make_store(postgres_url)
-    await first.open()
-    await committed(first, Writer("s1", T0).commit(message("m1")))
-    # It lives, and says nothing any more: a machine that is suspended.
-    first._database._connections.stop_waiting()  # type: ignore[attr-defined]
-    async with open_store(postgres_url) as second:
-        assert await second.load("s1") is not None
-        # What it still tries to write is refused by the statement itself.
-        error = await answer_to(append(first, Writer("s2", T0).commit(message("m2"))))
-        assert isinstance(error, Unavailable)
-        assert "Another process" in error.detail
-        assert await second.load("s2") is None
-        await first.aclose()
-
-
-async def test_an_owner_that_died_on_this_machine_is_not_waited_for(postgres_url: str):
-    async with open_store(postgres_url):
-        pass
-    dead = '{"claim":"c","host":"h","pid":999999999,"machine":"%s","started":"1"}'
-    from bamboo_gateway.storage.sql.postgresql import ownership
-
-    text = dead % ownership._machine()
-    execute(postgres_url, f"INSERT INTO meta (name, number, text) VALUES ('owner', 5, '{text}')")
-    store = make_store(postgres_url, dead_seconds=10_000)
-    report = await store.open()
-    assert not report.clean
-    await store.aclose()
 
 
 # -- what cannot be opened --------------------------------------------------------------------

@@ -15,23 +15,23 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, pool
 
 from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
-from bamboo_gateway.storage.index.tables import metadata
 from bamboo_gateway.storage.sql.contents import files_metadata
 from bamboo_gateway.storage.sql.postgresql import schema
 from bamboo_gateway.storage.sql.postgresql.connections import connect
 from bamboo_gateway.storage.sql.postgresql.migrate import migrate
+from bamboo_gateway.storage.sql.postgresql.tables import database_metadata
 from bamboo_gateway.storage.sql.postgresql.target import Target
 from tests.processes import REPOSITORY, environment
 from tests.storage.postgresql.conftest import make_store, open_store
-from tests.storage.writing import T0, Writer, bodies_of, committed, everything, message
+from tests.storage.writing import T0, Writer, bodies_of, committed, everything, message, run_start
 from tests.support import prefork
 from tests.support.postgres import execute
 
 # A revision as a later version would bring it.
 NEXT = """
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 def upgrade() -> None:
     op.execute("ALTER TABLE sessions ADD COLUMN note_count BIGINT NOT NULL DEFAULT 7")
@@ -61,7 +61,7 @@ def differences(url: str) -> list[Any]:
                 "include_object": lambda _, name, *__: name != "ix_search_messages_code",
             },
         )
-        both: Any = [metadata, files_metadata]
+        both: Any = [database_metadata, files_metadata]
         found: list[Any] = compare_metadata(context, both)
     engine.dispose()
     return found
@@ -112,13 +112,32 @@ async def test_an_upgrade_and_a_downgrade_keep_the_sessions(
         await committed(store, commit)
     _add_revision(monkeypatch, tmp_path)
     target = Target(postgres_url)
-    assert migrate(target, None, is_dry=False).after == "0002"
+    assert migrate(target, None, is_dry=False).after == "0003"
     assert execute(postgres_url, "SELECT note_count FROM sessions") == [(7,)]
-    assert migrate(target, "0001", is_dry=False).after == "0001"
+    assert migrate(target, "0002", is_dry=False).after == "0002"
     monkeypatch.undo()
     async with open_store(postgres_url) as store:
         found = [record.body for record in await everything(store, "kept")]
     assert found == bodies_of(commit)
+
+
+async def test_runs_that_were_open_at_the_upgrade_are_those_of_no_living_process(postgres_url: str):
+    async with open_store(postgres_url) as store:
+        for session_id, agent in (("own", "default"), ("others", "external")):
+            writer = Writer(session_id, T0)
+            writer.head.metadata["odd"] = "\0 \\u0000"
+            await committed(store, writer.commit(message("m1")))
+            start = run_start(f"run-{session_id}") | {"agent": agent}
+            await committed(store, writer.commit(start))
+        await committed(store, Writer("idle", T0).commit(message("m1")))
+    target = Target(postgres_url)
+    migrate(target, "0001", is_dry=False)
+    migrate(target, None, is_dry=False)
+    assert execute(postgres_url, "SELECT id, run_id, executor FROM sessions ORDER BY id") == [
+        ("idle", None, None),
+        ("others", "run-others", None),
+        ("own", "run-own", "nobody"),
+    ]
 
 
 async def test_an_older_schema_stops_the_start_with_the_command_to_run(
@@ -212,7 +231,7 @@ def test_processes_that_find_an_empty_database_create_its_tables_once(postgres_u
 
 def _add_revision(monkeypatch: pytest.MonkeyPatch, directory: Path, text: str = NEXT) -> None:
     """Let the program be a later version, with one more revision."""
-    (directory / "r0002_next.py").write_text(text)
+    (directory / "r0003_next.py").write_text(text)
     own = Path(schema.__file__).with_name("migrations")
     made = schema._config
 
@@ -224,4 +243,4 @@ def _add_revision(monkeypatch: pytest.MonkeyPatch, directory: Path, text: str = 
         return changed
 
     monkeypatch.setattr(schema, "_config", config)
-    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(schema, "REVISIONS", ("0001", "0002", "0003"))

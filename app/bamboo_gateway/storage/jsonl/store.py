@@ -495,7 +495,7 @@ class JsonlStore(SessionStore):
         return [*checks, values_check(self._values.damage, self._values.disk_bytes)]
 
     @override
-    async def delete(self, session_id: str, epoch: int) -> int:
+    async def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         if not self._is_open:
             raise Unavailable("The store is closed.")
         gone = await self._gone_of(session_id)

@@ -151,6 +151,7 @@ class BulkWrite(SessionCreation):
         existing = rows.find_session(connection, self._id)
         if existing is not None:
             raise Conflict("The session exists.", head=existing.seq)
+        self._database.note_creation(connection, self._id, self._epoch)
         change_number = take_number(connection)
         self._check(connection)
         row = head_row(head)
@@ -159,6 +160,7 @@ class BulkWrite(SessionCreation):
         values |= {"delta_bytes": self._delta_bytes, "is_packed": False, "head": row.body}
         values["change_number"] = change_number
         connection.run(rows.INSERT_SESSION, row.columns | values)
+        self._database.note_run(connection, self._key, row)
         rows.write_shares(connection, self._key, row, is_new=True)
         rows.write_metadata(connection, self._key, row, is_new=True)
         rows.raise_epoch(connection, self._epoch)
@@ -175,6 +177,7 @@ class BulkWrite(SessionCreation):
         values |= {"added_delta_bytes": self._delta_bytes, "change_number": change_number}
         columns = {name: row.columns[name] for name in rows.HEAD_COLUMNS}
         connection.run(rows.EXTEND_SESSION, columns | values)
+        self._database.note_run(connection, self._key, row)
         rows.write_shares(connection, self._key, row, is_new=False)
         rows.write_metadata(connection, self._key, row, is_new=False)
         if head.history_from:

@@ -151,22 +151,27 @@ class Changes:
         for number in numbers:
             leftovers.remove(self._database, number)
 
-    def delete(self, session_id: str, epoch: int) -> int:
+    def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         """Delete a session, as `SessionStore.delete`."""
+        if not self._database.has_replicas:
+            version = None
         try:
-            stored, number = self._delete_row(session_id, epoch)
+            stored, number = self._delete_row(session_id, epoch, version)
         except StorageFull:
             # A deletion frees space, so it may use what is kept back.
             self._database.use_reserve()
-            stored, number = self._delete_row(session_id, epoch)
+            stored, number = self._delete_row(session_id, epoch, version)
         leftovers.remove(self._database, number)
         return stored
 
-    def _delete_row(self, session_id: str, epoch: int) -> tuple[int, int]:
+    def _delete_row(self, session_id: str, epoch: int, version: int | None) -> tuple[int, int]:
         """Make a session invisible; return its bytes, and the number of the work that is left."""
         with self._database.writing() as connection:
             session = rows.lock_session(connection, session_id, epoch)
+            if version is not None and session.version != version:
+                raise Conflict("The session has changed.", head=session.seq)
             key, stored = session.key, int(session.stored_bytes)
+            self._database.keep_tombstone(connection, session_id, session)
             note_gone(connection, key, session_id, take_number(connection))
             self._feed.forget_some(connection)
             connection.run(_DELETE_SESSION, {"session_key": key})

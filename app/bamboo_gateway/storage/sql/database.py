@@ -24,16 +24,24 @@ from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.index.statement import DialectName, Statement
 from bamboo_gateway.storage.reports import Erased, StoreCheck
-from bamboo_gateway.storage.sql.prepared import PreparedCommit
+from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
 
 if TYPE_CHECKING:
     from sqlalchemy import ClauseElement
+
+    from bamboo_gateway.storage.sql.rows import LockedSession
 
 Row = tuple[Any, ...]
 
 
 class Connection(ABC):
-    """A connection within one `reading` or `writing`."""
+    """A connection within one `reading` or `writing`.
+
+    Attributes:
+        executor: The id of this process, where several share the database; else None.
+    """
+
+    executor: str | None = None
 
     @abstractmethod
     def rows(
@@ -92,15 +100,19 @@ class Database(ABC):
     """What people call it, in messages: `SQLite`, `PostgreSQL`."""
     dialect: DialectName
     """SQLAlchemy's dialect."""
+    has_replicas = False
+    """Whether several processes may use the database at the same time (`SessionStore.replicas`)."""
+    is_filled = False
+    """Whether another store is being copied into it: a session may come again under its epoch."""
 
     @abstractmethod
     def open(self) -> Opened:
-        """Create the tables if there are none, check their version, take ownership.
+        """Create the tables if there are none, check their version, begin to use the database.
 
         A clean-up of `leftovers` is not part of it: `SqlStore` does that (`dead_leftovers`).
 
         Raises:
-            StoreBusy: Another process owns the database, and it can have only one owner.
+            StoreBusy: Another process uses the database, and this one cannot be beside it.
             StoreUnusable: It cannot be used; `detail` is one line that says what to do.
         """
 
@@ -190,6 +202,31 @@ class Database(ABC):
         self, connection: Connection, user_id: str | None, sessions: int, stored_bytes: int
     ) -> None:
         """Add to `usage`: to the row of all, and to that of the user if there is one."""
+
+    def note_creation(  # noqa: B027 - for several processes
+        self, connection: Connection, session_id: str, epoch: int
+    ) -> None:
+        """Note that a session is created, in the transaction that does it and before all else.
+
+        Raises:
+            Conflict: A session of this id was created with this epoch or a later one.
+        """
+
+    def note_run(self, connection: Connection, key: int, row: HeadRow) -> None:  # noqa: B027
+        """Write who executes the active run of a head, with the session's row."""
+
+    def keep_tombstone(  # noqa: B027 - for several processes
+        self, connection: Connection, session_id: str, session: "LockedSession"
+    ) -> None:
+        """Keep what a deletion leaves, in its transaction and before all other rows.
+
+        So that nothing that is sent again, or arrives late, brings the session back or does a
+        request twice.
+        """
+
+    def is_spent(self, session_id: str, key: str) -> bool:  # noqa: ARG002
+        """Return whether a key was used in a deleted session, as `SessionStore.is_spent`."""
+        return False
 
     @abstractmethod
     def dead_leftovers(self, connection: Connection, now_ms: int) -> list[int]:

@@ -7,7 +7,7 @@ a commit needed the place, and whoever finds that gives up.
 from collections.abc import Callable
 from typing import Any, Literal
 
-from sqlalchemy import and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import and_, bindparam, column, delete, func, insert, select, table, update
 
 from bamboo_gateway.domain.limits import MiB
 from bamboo_gateway.storage.index.search_statements import delete_statement
@@ -43,6 +43,19 @@ _BEGIN = (
     )
     .returning(leftovers.c.number)
 )
+# Where several processes share the database, the row says whose it is.
+_shared = table("leftovers", *(column(one.name) for one in leftovers.c), column("executor"))
+_BEGIN_OF = (
+    insert(_shared)
+    .values(
+        work=bindparam("work"),
+        session_key=bindparam("session_key"),
+        deltas_upto=bindparam("deltas_upto"),
+        touched_at=bindparam("now_ms"),
+        executor=bindparam("executor"),
+    )
+    .returning(_shared.c.number)
+)
 _TOUCH = (
     update(leftovers)
     .where(leftovers.c.number == bindparam("claim"))
@@ -71,8 +84,13 @@ def begin(
     deltas_upto: int = 0,
 ) -> int:
     """Name the work; return its number."""
-    values = {"work": work, "session_key": session_key, "deltas_upto": deltas_upto}
-    [(number,)] = connection.rows(_BEGIN, values | {"now_ms": now_ms})
+    values: dict[str, Any] = {"work": work, "session_key": session_key, "deltas_upto": deltas_upto}
+    values["now_ms"] = now_ms
+    if connection.executor is None:
+        [(number,)] = connection.rows(_BEGIN, values)
+    else:
+        values["executor"] = connection.executor
+        [(number,)] = connection.rows(_BEGIN_OF, values)
     return int(number)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bamboo_gateway.domain import codec
+from bamboo_gateway.domain.errors import Conflict
 from bamboo_gateway.domain.events import DELTA_TYPES
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.commits import Commit, Event, Note
@@ -68,6 +69,7 @@ class PreparedCommit(NamedTuple):
         delta_bytes: Those of its deltas.
         head: The head's row, or None when only seq and last activity move.
         is_change: Whether it has an event that is no delta.
+        judged: With `Commit.closes`, the counter by which that executor was taken for dead.
     """
 
     commit: Commit
@@ -82,6 +84,7 @@ class PreparedCommit(NamedTuple):
     delta_bytes: int
     head: HeadRow | None
     is_change: bool
+    judged: int | None = None
 
 
 def prepare(commit: Commit, commit_id: int) -> PreparedCommit:
@@ -100,7 +103,7 @@ def prepare(commit: Commit, commit_id: int) -> PreparedCommit:
     return PreparedCommit(
         commit,
         commit_id,
-        None,
+        commit.version,
         last_seq,
         events,
         marks,
@@ -111,6 +114,11 @@ def prepare(commit: Commit, commit_id: int) -> PreparedCommit:
         row,
         row is not None and not all(event.is_delta for event in events),
     )
+
+
+def built_on_refused(commit: Commit) -> Conflict:
+    """Return the answer to a commit whose session's commit before it was refused."""
+    return Conflict("The commit before it was refused.", head=commit.first_seq - 1)
 
 
 def head_row(head: SessionHead) -> HeadRow:

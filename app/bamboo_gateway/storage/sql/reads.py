@@ -47,7 +47,7 @@ _session = and_(sessions.c.id == bindparam("id"), sessions.c.epoch == bindparam(
 HEAD = select(sessions.c.epoch, sessions.c.seq, sessions.c.last_activity_at, sessions.c.head)
 """The columns of `head_of`."""
 
-_LOAD = HEAD.where(sessions.c.id == bindparam("id"))
+_LOAD = HEAD.add_columns(sessions.c.version).where(sessions.c.id == bindparam("id"))
 
 _PIECES = (
     select(sessions.c.is_packed, archives.c.last_seq, archives.c.body)
@@ -260,8 +260,11 @@ class Reads:
 
     def load(self, session_id: str) -> SessionHead | None:
         """Read a head, as `SessionStore.load`."""
-        for row in self._rows(_LOAD, {"id": session_id}):
-            return head_of(*row)
+        for *row, version in self._rows(_LOAD, {"id": session_id}):
+            head = head_of(*row)
+            if self._database.has_replicas:
+                head.version = version
+            return head
         return None
 
     def query(self, query: SessionQuery, presence: Presence) -> SessionPage:

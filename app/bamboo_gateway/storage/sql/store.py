@@ -126,12 +126,14 @@ class SqlStore(SessionStore):
     async def begin_migration(self, origin: str) -> RecoveryReport:
         """Open the database to be filled, as `SupportsMigration` describes."""
         self._origin = origin
+        self._database.is_filled = True
         return await self.open()
 
     async def end_migration(self, last_epoch: int) -> None:
         """Make the database one like others, as `SupportsMigration` describes."""
         self._last_epoch = max(self._last_epoch, last_epoch)
         await self._bulk_threads.run(lambda: self._mark.remove(last_epoch))
+        self._database.is_filled = False
 
     @override
     async def aclose(self) -> None:
@@ -214,8 +216,14 @@ class SqlStore(SessionStore):
         return None if head is None else self._touches.apply(head)
 
     @override
-    async def delete(self, session_id: str, epoch: int) -> int:
-        return await self._change(lambda: self._changes.delete(session_id, epoch))
+    async def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
+        return await self._change(lambda: self._changes.delete(session_id, epoch, version))
+
+    @override
+    async def is_spent(self, session_id: str, key: str) -> bool:
+        if not self._database.has_replicas:
+            return False
+        return await self._read_threads.run(lambda: self._database.is_spent(session_id, key))
 
     @override
     async def read(

@@ -170,7 +170,8 @@ kept_values = Table(
 
 # Single values, by name: `last_epoch`, the greatest epoch that a session was created with;
 # `last_change`, `forgotten_changes` and `change_feed` (see `change_feed`). PostgreSQL has more:
-# `owner` (see `ownership`), `history` and `deployment` (see `history`), and `ticket_secret`.
+# `leader` and `alone` (see `registration`), `history` and `deployment` (see `history`),
+# `ticket_secret` and `keys_version`.
 meta = Table(
     "meta",
     metadata,

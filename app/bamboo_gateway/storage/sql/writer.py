@@ -4,7 +4,10 @@ While one batch commits, the next one gathers. So thousands of sessions share a 
 latency of a commit stays near that of one transaction.
 
 Commits are compared with the database's rows there, in the order in which they were given. So one
-that was built on a refused commit finds another head and is refused too.
+that was built on a refused commit finds another head and is refused too. Where several processes
+share a database, that is not enough: a commit of notes alone moves nothing but the version, and the
+one of another process that it was refused for has moved it as well. So the thread refuses what was
+given before the event loop knew of the refusal.
 """
 
 import asyncio
@@ -21,7 +24,7 @@ from bamboo_gateway.observability.histogram import COUNTS, DISK_SECONDS, Histogr
 from bamboo_gateway.storage.base import Done
 from bamboo_gateway.storage.commits import Commit
 from bamboo_gateway.storage.sql.database import Database
-from bamboo_gateway.storage.sql.prepared import PreparedCommit, prepare
+from bamboo_gateway.storage.sql.prepared import PreparedCommit, built_on_refused, prepare
 
 # What one transaction takes. More saves hardly any sync, and the first commit of a batch waits for
 # the rows of the last one.
@@ -30,20 +33,24 @@ _BATCH_BYTES_MAX = 8 * MiB
 
 
 class _Waiting(NamedTuple):
+    """A commit, who is told, and how many refusals the loop knew of when it was given."""
+
     commit: Commit
     done: Done
+    known: int
 
 
 @final
 class _Batch:
     """Commits that the thread has taken and the event loop has not answered yet."""
 
-    __slots__ = ("_answered", "answers", "session_ids", "waiting")
+    __slots__ = ("_answered", "answers", "refusals", "session_ids", "waiting")
 
     def __init__(self, waiting: list[_Waiting]) -> None:
         self.waiting = waiting
-        self.session_ids = {commit.session_id for commit, _ in waiting}
+        self.session_ids = {commit.session_id for commit, _, _ in waiting}
         self.answers: list[BambooError | None] = []
+        self.refusals: list[int] = []
         # The loop alone reads and writes it.
         self._answered: asyncio.Future[None] | None = None
 
@@ -84,6 +91,10 @@ class Writer:
         self._is_stopping = False
         # In the order of their transactions: the thread appends, the loop removes.
         self._batches: deque[_Batch] = deque()
+        # Refusals are counted in the order in which the loop is told: how many there are, how many
+        # the loop knows of, and the last one of each session.
+        self._refusals = self._known = 0
+        self._refused: dict[str, int] = {}
         # A daemon: a program that fails before it has closed the store must end, and Python waits
         # for every other thread before it does.
         self._thread = Thread(target=self._run, name="bamboo-sql-writer", daemon=True)
@@ -108,7 +119,7 @@ class Writer:
         if not self._given:
             assert self._loop is not None
             self._loop.call_soon(self._hand_over)
-        self._given.append(_Waiting(commit, done))
+        self._given.append(_Waiting(commit, done, self._known))
 
     def _hand_over(self) -> None:
         given, self._given = self._given, []
@@ -119,12 +130,11 @@ class Writer:
 
     def _refuse_waiting(self, error: BambooError) -> None:
         """Refuse what the thread has not taken: it waits for the outcome of what it has."""
-        with self._changed:
-            refused = list(self._waiting)
-            self._waiting.clear()
         assert self._loop is not None
-        for _, done in refused:
-            self._loop.call_soon_threadsafe(done, error)
+        with self._changed:
+            for commit, done, _ in self._waiting:
+                self._loop.call_soon_threadsafe(self._tell, done, error, self._refuse(commit))
+            self._waiting.clear()
 
     async def settled(self, session_ids: Collection[str]) -> None:
         """Return when what a read of these sessions may have seen has its answers.
@@ -147,7 +157,7 @@ class Writer:
                 answered.set_result(None)
 
         with self._changed:
-            self._waiting.append(_Waiting(_NOTHING, done))
+            self._waiting.append(_Waiting(_NOTHING, done, self._known))
             self._changed.notify()
         await answered
 
@@ -190,11 +200,15 @@ class Writer:
     def _commit(self, batch: _Batch) -> None:
         """Commit a batch, and have it answered; whatever happens, each commit gets an answer."""
         self._batches.append(batch)
+        self._forget_refusals(batch.waiting[0].known)
         prepared: list[PreparedCommit] = []
         places: list[int] = []
         answers: list[BambooError | None] = [None] * len(batch.waiting)
-        for place, (commit, _) in enumerate(batch.waiting):
+        for place, (commit, _, known) in enumerate(batch.waiting):
             if commit is _NOTHING:
+                continue
+            if commit.version is not None and known < self._refused.get(commit.session_id, 0):
+                answers[place] = built_on_refused(commit)
                 continue
             try:
                 prepared.append(prepare(commit, randbits(63)))
@@ -211,8 +225,36 @@ class Writer:
         for place, answer in zip(places, found, strict=True):
             answers[place] = answer
         batch.answers = answers
+        batch.refusals = self._refuse_of(batch, set(places))
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._answer, batch)
+
+    def _refuse_of(self, batch: _Batch, sent: Collection[int]) -> list[int]:
+        """Count the refusals of what was sent; return the number of each, 0 for the others.
+
+        Of one session the first counts: what is decided again may be given behind it.
+        """
+        numbers = [0] * len(batch.waiting)
+        seen: set[str] = set()
+        for place, answer in enumerate(batch.answers):
+            session_id = batch.waiting[place].commit.session_id
+            if answer is not None and session_id not in seen and place in sent:
+                seen.add(session_id)
+                with self._changed:
+                    numbers[place] = self._refuse(batch.waiting[place].commit)
+        return numbers
+
+    def _refuse(self, commit: Commit) -> int:
+        """Count a refusal, holding the lock; return its number."""
+        self._refusals += 1
+        self._refused[commit.session_id] = self._refusals
+        return self._refusals
+
+    def _forget_refusals(self, known: int) -> None:
+        """Forget what the loop knew when the commits that come now were given."""
+        if self._refused:
+            with self._changed:
+                self._refused = {name: no for name, no in self._refused.items() if no > known}
 
     def _count(
         self, prepared: list[PreparedCommit], answers: list[BambooError | None], seconds: float
@@ -232,13 +274,20 @@ class Writer:
     def _answer(self, batch: _Batch) -> None:
         popped = self._batches.popleft()
         assert popped is batch
-        for (_, done), answer in zip(batch.waiting, batch.answers, strict=True):
+        refusals = batch.refusals
+        for (_, done, _), answer, number in zip(
+            batch.waiting, batch.answers, refusals, strict=True
+        ):
             try:
-                done(answer)
+                self._tell(done, answer, number)
             except Exception as failure:  # noqa: BLE001 - the others' answers do not depend on it
                 context = {"message": "taking a commit's answer failed", "exception": failure}
                 asyncio.get_running_loop().call_exception_handler(context)
         batch.set_answered()
+
+    def _tell(self, done: Done, answer: BambooError | None, refusal: int) -> None:
+        self._known = max(self._known, refusal)
+        done(answer)
 
 
 # What `drained` waits for: it goes through the queue and through no transaction.

@@ -23,8 +23,9 @@ _STATEMENTS: "dict[ClauseElement, Statement]" = {}
 class PostgresConnection(Connection):
     """A lent connection; one thread uses it."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, executor: str) -> None:
         self.driver = driver
+        self.executor = executor
         self._streams: list[Any] = []
 
     @override

@@ -46,8 +46,9 @@ Driver = psycopg.Connection[tuple[Any, ...]]
 SILENT_SECONDS: Final = 10.0
 """How long the watcher waits for a word of the database."""
 
-# The store's threads (8 read, 2 do bulk work, 1 commits), and one that is being replaced.
-_CONNECTIONS_MAX: Final = 12
+# The store's threads (8 read, 2 do bulk work, 1 commits, 3 look at others, 4 lock a session each),
+# and one that is being replaced.
+_CONNECTIONS_MAX: Final = 19
 # How long a call waits for a connection, the time of connecting included.
 _WAIT_SECONDS: Final = 10.0
 # The pool's own attempts to connect get rarer, up to minutes. So each ends soon, and the next call
@@ -57,15 +58,46 @@ _PROBE_SECONDS: Final = 0.5
 _IS_READ_ONLY = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
 
 
-def connect(target: Target) -> Driver:
+def connect(target: Target, **changed: Any) -> Driver:
     """Make a connection outside of a pool; the driver's errors are raised as they are.
+
+    Args:
+        target: The database.
+        changed: Parameters of libpq that are others than the target's.
 
     Raises:
         StoreUnusable: The password file cannot be read.
     """
-    connection: Driver = psycopg.connect(**_parameters(target))
+    connection: Driver = psycopg.connect(**_parameters(target) | changed)
     arrays.register(connection)
     return connection
+
+
+@contextmanager
+def breaking_after(
+    connection: Driver, seconds: float, tell: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Break a connection if the block takes too long: it gets the driver's error then.
+
+    Args:
+        connection: The connection.
+        seconds: How long the block may take.
+        tell: Called, on another thread, before the connection is broken.
+    """
+
+    def give_up() -> None:
+        if tell is not None:
+            tell()
+        _break(connection)
+
+    timer = Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _parameters(target: Target) -> dict[str, Any]:
@@ -79,7 +111,6 @@ class Connections:
         self,
         target: Target,
         every_seconds: float,
-        renew: Callable[[Driver], None],
         prepare: Callable[[Driver], object],
         silent_seconds: float,
     ) -> None:
@@ -87,14 +118,12 @@ class Connections:
 
         Args:
             target: The database.
-            every_seconds: How often `renew` is called.
-            renew: Called by the watcher while the database answers, with a connection of its own.
-            prepare: Called after it, before others use a database that has come back. It may take
-                its time.
+            every_seconds: How often the watcher looks while the database answers.
+            prepare: Called by the watcher, with a connection of its own, when it has found a
+                database, before others use one that has come back. It may take its time.
             silent_seconds: How long the watcher waits for a word of the database.
         """
         self._target = target
-        self._renew = renew
         self._prepare = prepare
         self._every = every_seconds
         self._silent_seconds = silent_seconds
@@ -264,36 +293,20 @@ class Connections:
             return None
 
     def _ask(self, connection: Driver) -> Driver:
-        with self._breaking_silence(connection):
+        with breaking_after(connection, self._silent_seconds, self._found_silent):
             row = connection.execute(_IS_READ_ONLY).fetchone()
-            if is_standby := row is not None and row[0]:
-                # The next look asks all servers of the URL.
-                connection.close()
-            else:
-                self._renew(connection)
-        if is_standby:
+        if row is not None and row[0]:
+            # The next look asks all servers of the URL.
+            connection.close()
             self._found(answers=True, refusal=read_only())
         else:
             self._prepare(connection)
             self._found(answers=True, refusal=None)
         return connection
 
-    @contextmanager
-    def _breaking_silence(self, connection: Driver) -> Iterator[None]:
-        """Find that the database is away, and break the connection, if the block takes too long."""
-
-        def give_up() -> None:
-            reason = f"it has said nothing for {self._silent_seconds:g} seconds"
-            self._found(answers=False, refusal=not_there(), reason=reason)
-            _break(connection)
-
-        timer = Timer(self._silent_seconds, give_up)
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()
+    def _found_silent(self) -> None:
+        reason = f"it has said nothing for {self._silent_seconds:g} seconds"
+        self._found(answers=False, refusal=not_there(), reason=reason)
 
     def _found(self, *, answers: bool, refusal: Unavailable | None, reason: str = "") -> None:
         if not answers and self._answers:

@@ -1,30 +1,30 @@
-"""`PostgresDatabase`: a database that one gateway process uses through a few connections."""
+"""`PostgresDatabase`: a database that several gateway processes use, each by a few connections."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, Final
 
 import psycopg
 import structlog
 from typing_extensions import override
 
-from bamboo_gateway.domain.errors import BambooError, StorageFailed, Unavailable
+from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.storage.base import StoreUnusable
 from bamboo_gateway.storage.files.base import ContentStore
 from bamboo_gateway.storage.reports import StoreCheck
 from bamboo_gateway.storage.sql import leftovers
 from bamboo_gateway.storage.sql.contents import RowContents
 from bamboo_gateway.storage.sql.database import Connection, Database, Opened
-from bamboo_gateway.storage.sql.postgresql import schema
+from bamboo_gateway.storage.sql.postgresql import schema, tombstones
 from bamboo_gateway.storage.sql.postgresql.checks import server_checks
 from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
 from bamboo_gateway.storage.sql.postgresql.connections import (
     SILENT_SECONDS,
     Connections,
     Driver,
+    breaking_after,
     connect,
 )
 from bamboo_gateway.storage.sql.postgresql.errors import (
@@ -34,17 +34,14 @@ from bamboo_gateway.storage.sql.postgresql.errors import (
     unusable,
 )
 from bamboo_gateway.storage.sql.postgresql.group_commit import GroupCommit
+from bamboo_gateway.storage.sql.postgresql.heartbeat import TIMING, Heartbeat, Timing
 from bamboo_gateway.storage.sql.postgresql.history import History, take_epoch
-from bamboo_gateway.storage.sql.postgresql.ownership import (
-    DEAD_SECONDS,
-    RENEW_SECONDS,
-    Ownership,
-)
-from bamboo_gateway.storage.sql.postgresql.statements import CHANGE_SLOT
+from bamboo_gateway.storage.sql.postgresql.locked import SessionLocks
+from bamboo_gateway.storage.sql.postgresql.statements import change_slot, run_columns
 from bamboo_gateway.storage.sql.postgresql.target import Target
-from bamboo_gateway.storage.sql.prepared import PreparedCommit
+from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
 from bamboo_gateway.storage.sql.reads import scope_of
-from bamboo_gateway.storage.sql.rows import find_session
+from bamboo_gateway.storage.sql.rows import LockedSession, find_session
 
 log = structlog.get_logger(__name__)
 
@@ -55,12 +52,16 @@ _STARTING_SECONDS: Final = 60.0
 _STARTING: Final = "57P03"
 # How long a change waits for a database that went away at its COMMIT.
 _OUTCOME_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 3.0
+# How long a process that ends tries to say so.
+_RELEASE_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.05
 
 # What a transaction of several statements waits for at most: a lock; its own next statement; one
-# statement. A connection that this process forgot would hold its locks for good otherwise.
+# statement. A connection that this process forgot would hold its locks for good otherwise, and the
+# other processes wait for those of one that is stopped.
 _LIMITS: Final = (
-    "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '30s';"
+    "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '5s';"
     " SET LOCAL statement_timeout = '60s'"
 )
 # Reading a whole table takes its time, and nobody waits for a row that it has locked.
@@ -80,11 +81,24 @@ _PROPOSE: Final = (
 )
 # A statement of its own: it sees what somebody else has put there meanwhile.
 _KEPT: Final = "SELECT text FROM meta WHERE name = 'ticket_secret'"
-_COUNT_USAGE: Final = f"""\
+_NOTE_RUN: Final = "UPDATE sessions SET run_id = %s, executor = %s WHERE key = %s"
+# How often each process looks for tombstones that are over; who finds some looks again at once.
+_SWEEP_SECONDS: Final = 600.0
+# Of nobody (of an earlier version), of the dead, and of those that have no row any more.
+_DEAD_LEFTOVERS: Final = """\
+SELECT l.number FROM leftovers l LEFT JOIN executors e USING (executor)
+WHERE e.executor IS NULL OR (e.executor = ANY(%(dead)s) AND e.executor <> %(executor)s)
+ORDER BY l.number"""
+_UNFINISHED: Final = """\
+SELECT s.id FROM sessions s LEFT JOIN executors e USING (executor)
+WHERE (s.has_active OR s.has_queue)
+  AND (e.executor IS NULL OR e.executor = ANY(%(dead)s) OR e.executor = %(executor)s)
+ORDER BY s.id"""
+_COUNT_USAGE: Final = """\
 INSERT INTO usage (scope, slot, sessions, stored_bytes)
-VALUES (%s, {CHANGE_SLOT}, %s, %s)
+VALUES (%s, %s, %s, %s)
 ON CONFLICT (scope, slot) DO UPDATE SET sessions = usage.sessions + excluded.sessions,
-  stored_bytes = usage.stored_bytes + excluded.stored_bytes"""  # noqa: S608 - a number of ours
+  stored_bytes = usage.stored_bytes + excluded.stored_bytes"""
 
 
 def make_database(url: str, password_file: Path | None) -> "PostgresDatabase":
@@ -93,7 +107,7 @@ def make_database(url: str, password_file: Path | None) -> "PostgresDatabase":
     Raises:
         StoreUnusable: It is no URL of a PostgreSQL database.
     """
-    return PostgresDatabase(Target(url, password_file), token_hex(16))
+    return PostgresDatabase(Target(url, password_file))
 
 
 class PostgresDatabase(Database):
@@ -101,36 +115,40 @@ class PostgresDatabase(Database):
 
     name = "PostgreSQL"
     dialect = "postgresql"
+    has_replicas = True
 
     def __init__(
         self,
         target: Target,
-        claim_id: str,
         *,
-        renew_seconds: float = RENEW_SECONDS,
-        dead_seconds: float = DEAD_SECONDS,
+        timing: Timing = TIMING,
+        look_seconds: float = _LOOK_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         """Name the database; it is opened by `open`.
 
         Args:
             target: The database.
-            claim_id: A new id, for this process's claim to the database.
-            renew_seconds: How often the claim is renewed.
-            dead_seconds: How long a claim that is not renewed holds.
+            timing: How the heartbeat of this process beats.
+            look_seconds: How often it is looked whether the database answers.
             silent_seconds: How long a database that says nothing is waited for.
         """
         self._target = target
-        self._ownership = Ownership(claim_id, dead_seconds)
         self._history = History()
-        self._connections = Connections(
-            target, renew_seconds, self._ownership.renew, self._follow, silent_seconds
-        )
-        self._commits = GroupCommit(self._connections, self._ownership.owner, self._history)
+        self._connections = Connections(target, look_seconds, self._follow, silent_seconds)
+        self.heartbeat = Heartbeat(target, timing)
+        self._commits = GroupCommit(self._connections, self.heartbeat, self._history)
+        self.locks = SessionLocks(self._connections, self._commits, self.commit)
         self._is_open = False
+        self._sweep_at = time.monotonic() + _SWEEP_SECONDS
         self._follows = True
+        self._is_alone = False
         self._last_epoch = 0
         self._when_renewed: Callable[[], object] | None = None
+
+    def be_alone(self) -> None:
+        """Let `open` refuse a database that a gateway uses, and keep gateways out until `close`."""
+        self._is_alone = True
 
     @override
     def open(self, *, follows: bool = True) -> Opened:
@@ -150,7 +168,8 @@ class PostgresDatabase(Database):
                     schema.move(lambda: connect(self._target))
                 else:
                     schema.check(revision)
-                is_clean = self._ownership.take(connection)
+                is_clean = self.heartbeat.begin(connection, alone=self._is_alone)
+                self._is_open = True
                 if follows:
                     new_epochs = self._follow(connection)
                 row = connection.execute(
@@ -163,7 +182,6 @@ class PostgresDatabase(Database):
         if follows:
             log.info("PostgreSQL: the database is open", deployment=self.deployment)
         self._connections.open()
-        self._is_open = True
         self._last_epoch = int(row[1] or 0)
         return Opened(int(row[0]), self._last_epoch, is_clean=is_clean, new_epochs=new_epochs)
 
@@ -187,12 +205,16 @@ class PostgresDatabase(Database):
     @override
     def close(self) -> None:
         was_open, self._is_open = self._is_open, False
+        self._connections.stop_watching()
+        self.heartbeat.stop()
         if was_open:
-            # It would find that the database is not this process's any more.
-            self._connections.stop_watching()
-            # The next process sees by it that this one ended in order. Without it, it waits.
-            with suppress(BambooError, psycopg.Error), self._connections.lend() as connection:
-                self._ownership.release(connection)
+            # The last act. Without it the others see by the counter that this process has ended.
+            with (
+                suppress(BambooError, psycopg.Error),
+                connect(self._target) as connection,
+                breaking_after(connection, _RELEASE_SECONDS),
+            ):
+                self.heartbeat.release(connection)
         self._connections.close()
 
     @override
@@ -209,11 +231,19 @@ class PostgresDatabase(Database):
 
     @override
     def take_epoch(self) -> int:
-        if self._ownership.is_lost:
-            raise _taken_over()
         with translating(), self._connections.lend() as driver:
             self._last_epoch = max(self._last_epoch, epoch := take_epoch(driver))
         return epoch
+
+    @property
+    def connections(self) -> Connections:
+        """The connections of this process."""
+        return self._connections
+
+    @property
+    def executor(self) -> str:
+        """The id of this process."""
+        return self.heartbeat.executor
 
     @property
     def deployment(self) -> str:
@@ -248,11 +278,13 @@ class PostgresDatabase(Database):
 
     def _follow(self, connection: Driver) -> int:
         """Follow the server's history; return how many sessions got a new epoch."""
-        if not self._follows or self._ownership.is_lost or self._history.is_followed(connection):
+        if not self._follows or self._history.is_followed(connection):
             return 0
         with connection.transaction():
             connection.execute(_NO_LIMITS)
-            count = self._history.follow(PostgresConnection(connection), self._last_epoch)
+            count = self._history.follow(
+                PostgresConnection(connection, self.executor), self._last_epoch
+            )
         self._history.adopt()
         if self._is_open and self._when_renewed is not None:
             self._when_renewed()
@@ -266,7 +298,7 @@ class PostgresDatabase(Database):
     @contextmanager
     def reading(self, *, snapshot: bool = False) -> Iterator[Connection]:
         with translating(), self._connections.lend() as driver:
-            connection = PostgresConnection(driver)
+            connection = PostgresConnection(driver, self.executor)
             try:
                 if snapshot:
                     driver.execute(_BEGIN_SNAPSHOT)
@@ -279,10 +311,8 @@ class PostgresDatabase(Database):
     @override
     @contextmanager
     def writing(self, *, durable: bool = True) -> Iterator[Connection]:
-        if self._ownership.is_lost:
-            raise _taken_over()
         with translating(), self._connections.lend() as driver:
-            connection = PostgresConnection(driver)
+            connection = PostgresConnection(driver, self.executor)
             transaction = _begin(driver, _BEGIN if durable else _BEGIN_LOOSE)
             try:
                 yield connection
@@ -331,14 +361,62 @@ class PostgresDatabase(Database):
     ) -> None:
         assert isinstance(connection, PostgresConnection)
         for scope in sorted({scope_of(None), scope_of(user_id)}):
-            connection.driver.execute(_COUNT_USAGE, [scope, sessions, stored_bytes])
+            values = [scope, change_slot(self.heartbeat.slot), sessions, stored_bytes]
+            connection.driver.execute(_COUNT_USAGE, values)
+
+    @override
+    def note_creation(self, connection: Connection, session_id: str, epoch: int) -> None:
+        assert isinstance(connection, PostgresConnection)
+        if self.is_filled:
+            tombstones.forget(connection.driver, session_id)
+        tombstones.note_creation(connection.driver, session_id, epoch)
+
+    @override
+    def note_run(self, connection: Connection, key: int, row: HeadRow) -> None:
+        assert isinstance(connection, PostgresConnection)
+        connection.driver.execute(_NOTE_RUN, [*run_columns(row), key])
+
+    @override
+    def keep_tombstone(
+        self, connection: Connection, session_id: str, session: LockedSession
+    ) -> None:
+        assert isinstance(connection, PostgresConnection)
+        driver = connection.driver
+        if self.is_filled:
+            tombstones.forget(driver, session_id)
+        else:
+            tombstones.keep(driver, session_id, session.epoch, session.key, session.version)
+
+    @override
+    def is_spent(self, session_id: str, key: str) -> bool:
+        with translating(), self._connections.lend() as driver:
+            return tombstones.is_spent(driver, session_id, key)
+
+    @override
+    def on_interval(self) -> None:
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + _SWEEP_SECONDS
+        with suppress(BambooError), self.writing(durable=False) as connection:
+            assert isinstance(connection, PostgresConnection)
+            if tombstones.sweep(connection.driver):
+                self._sweep_at = now
 
     @override
     def dead_leftovers(self, connection: Connection, now_ms: int) -> list[int]:
-        # One process owns the database, so nobody else works on them.
         assert isinstance(connection, PostgresConnection)
-        found = connection.driver.execute("SELECT number FROM leftovers ORDER BY number")
+        values = {"executor": self.heartbeat.executor, "dead": self.heartbeat.dead}
+        found = connection.driver.execute(_DEAD_LEFTOVERS, values)
         return [int(number) for (number,) in found]
+
+    def unfinished(self) -> list[str]:
+        """List sessions with runs that nobody alive executes, as `SessionStore.unfinished`."""
+        values = {"executor": self.heartbeat.executor, "dead": self.heartbeat.dead}
+        with self.reading() as connection:
+            assert isinstance(connection, PostgresConnection)
+            found = connection.driver.execute(_UNFINISHED, values).fetchall()
+        return [session_id for (session_id,) in found]
 
     @override
     def checks(self) -> list[StoreCheck]:
@@ -350,14 +428,13 @@ class PostgresDatabase(Database):
     def stats(self) -> dict[str, Any]:
         return {
             **self._connections.stats(),
+            **self.heartbeat.stats(),
             "unknown_outcomes_total": self._commits.unknown_outcomes,
         }
 
     @property
     @override
     def refusal(self) -> Unavailable | None:
-        if self._ownership.is_lost:
-            return _taken_over()
         return self._connections.refusal
 
     def _make_room(self, prepared: PreparedCommit) -> bool:
@@ -414,10 +491,6 @@ def _begin(driver: Driver, statements: str) -> str:
     row = cursor.fetchone()
     assert row is not None
     return str(row[0])
-
-
-def _taken_over() -> StorageFailed:
-    return StorageFailed("Another process owns the database now: this one has to end.")
 
 
 def _is_starting(error: psycopg.Error) -> bool:

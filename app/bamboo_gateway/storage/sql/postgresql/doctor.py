@@ -1,4 +1,4 @@
-"""`bamboo doctor` on a PostgreSQL database that no gateway owns: every row, count and content.
+"""`bamboo doctor` on a PostgreSQL database that no gateway uses: every row, count and content.
 
 The pages and indexes are the server's own matter (`pg_amcheck`). What follows from other rows is
 checked and repaired as in SQLite. While it works the database is its own, as it is a gateway's, so
@@ -64,13 +64,14 @@ def check(
         progress: Called with the number of sessions examined and their total.
 
     Raises:
-        StoreBusy: A gateway owns the database.
+        StoreBusy: A gateway uses the database.
         StoreUnusable: It cannot be used, or has no tables.
     """
     if database.look() is None:
         raise StoreUnusable("The database has no tables of a gateway: there is nothing to check.")
     examination = _Examination(database, quarantine, clock, repairs=repair or new_epochs)
     try:
+        database.be_alone()
         database.open(follows=False)
         return examination.run(progress, new_epochs=new_epochs)
     except OSError as error:

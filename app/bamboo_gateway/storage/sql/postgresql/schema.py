@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """All revisions that this version knows, the oldest first; `bamboo serve` needs the last one."""
 
 _TABLES = """\
@@ -134,7 +134,8 @@ def move(connect: Callable[[], Driver], to: str = REVISIONS[-1]) -> None:
             run = command.downgrade if _is_earlier(to, revision) else command.upgrade
             run(config, to)
             connection.commit()
-            log.info("PostgreSQL: the schema has changed", before=revision, after=to)
+            if revision != to:
+                log.info("PostgreSQL: the schema has changed", before=revision, after=to)
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.Error):
             raise error.orig from None

@@ -8,6 +8,19 @@ A commit is a row of `unit`. Its session's row is locked (`locked`), in the orde
 if it is what the commit expects. All else follows from what was locked or created (`applied`), so
 a commit whose session is not as expected changes nothing at all. Parts that a batch does not need
 are left out.
+
+Other processes commit to the same sessions. When a statement waits for a locked row, PostgreSQL
+looks at that row again, and at nothing else: subqueries keep the state of the statement's begin. So
+each condition is one on a row that the statement locks (`tests/cluster/test_statements.py`):
+
+* a creation raises the epoch of its id (`newer`), so one that is sent again creates nothing, also
+  after a deletion;
+* the start of a run moves the counter of its executor (`started`), so nobody takes the executor for
+  dead meanwhile;
+* a commit that ends the run of a dead executor leaves out a session that is locked, instead of
+  waiting: it would not see that the executor has moved its counter meanwhile.
+
+Rows are locked in this order: executors, sessions, `session_epochs`, `meta`, `usage`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,10 +43,14 @@ from bamboo_gateway.storage.sql.postgresql.history import TIMELINE
 from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
 from bamboo_gateway.storage.sql.rows import HEAD_COLUMNS
 
-COMMIT_SLOT: Final = 0
-"""The `usage.slot` that commits count in."""
-CHANGE_SLOT: Final = 1
-"""The slot for everything else, so that neither waits for the other's lock."""
+NOBODY: Final = "nobody"
+"""The executor of an agent's run whose head names none, as heads of other stores: no process has
+this id, so the run is closed as one of a dead process."""
+EXTERNAL_AGENT: Final = "external"
+"""The agent of runs that no process executes."""
+
+JUDGED_ROWLESS: Final = -1
+"""The counter of an executor that was taken for dead because it has no row."""
 
 _MOVED = ("seq", "last_activity_at", "activity_slot", "expires_at", "expires_slot")
 # What a head's row sets besides the columns that every commit moves.
@@ -53,6 +70,8 @@ class Parts(NamedTuple):
     shares: bool = False
     changes: bool = False
     pairs: bool = False
+    starts: bool = False
+    closes: bool = False
 
     @staticmethod
     def of(batch: Sequence[PreparedCommit]) -> "Parts":
@@ -68,7 +87,30 @@ class Parts(NamedTuple):
             shares=any(row.head.shares for row in heads),
             changes=any(one.is_change for one in batch),
             pairs=any(row.columns["metadata_digest"] for row in heads),
+            starts=any(one.commit.executor is not None for one in batch),
+            closes=any(one.commit.closes is not None for one in batch),
         )
+
+
+def commit_slot(slot: int) -> int:
+    """Return the `usage.slot` that the commits of a process count in."""
+    return 2 * slot
+
+
+def change_slot(slot: int) -> int:
+    """Return the slot for everything else that the process does: neither waits for the other."""
+    return 2 * slot + 1
+
+
+def run_columns(row: HeadRow) -> tuple[str | None, str | None]:
+    """Return the columns `run_id` and `executor` of a head."""
+    active = row.head.active
+    if active is None:
+        return None, None
+    executor = active.executor
+    if executor is None and active.agent != EXTERNAL_AGENT:
+        executor = NOBODY
+    return active.run_id, executor
 
 
 @cache
@@ -77,15 +119,27 @@ def group_commit(parts: Parts, *, waits: bool = False) -> str:
 
     Args:
         parts: What the batch has.
-        waits: Wait for sessions that are locked, instead of leaving them out.
+        waits: Wait for sessions that are locked, instead of leaving them out. Not with `closes`.
     """
+    assert not (waits and parts.closes)
     has_heads = parts.heads or parts.creations
     clauses = [_UNIT]
     if has_heads:
         clauses.append(_HEAD)
-    clauses.append(_LOCKED.format(or_skip="" if waits else "SKIP LOCKED"))
+    if parts.starts:
+        clauses.append(_STARTED)
+    may_start = _MAY_START if parts.starts else ""
+    clauses.append(
+        _LOCKED.format(
+            may_start=may_start,
+            may_close=_MAY_CLOSE if parts.closes else "",
+            or_skip="" if waits else "SKIP LOCKED",
+        )
+    )
+    if parts.creations:
+        clauses.append(_NEWER.format(may_start=may_start))
     if parts.changes:
-        clauses.append(_NUMBERED)
+        clauses.append(_NUMBERED.format(and_newer=_AND_NEWER if parts.creations else ""))
     clauses.append(_MOVED_ROWS.format(without_heads="AND NOT l.has_head" if parts.heads else ""))
     applied = [_APPLIED_MOVED]
     if parts.heads:
@@ -125,12 +179,19 @@ def _rows_of(parts: Parts) -> list[str]:
 
 
 def parameters(
-    batch: Sequence[PreparedCommit], parts: Parts, owner: str, timeline: str | None
+    batch: Sequence[PreparedCommit], parts: Parts, slot: int, timeline: str | None
 ) -> dict[str, Any]:
-    """Return the parameters of `group_commit`; no two commits are of one session."""
+    """Return the parameters of `group_commit`; no two commits are of one session.
+
+    Args:
+        batch: The commits.
+        parts: What the batch has.
+        slot: The slot of this process (`executors.slot`).
+        timeline: The timeline that the server must be on; None: it does not tell.
+    """
     numbers = Int8Array.of(range(len(batch)))
     found: dict[str, Any] = {
-        "owner": owner,
+        "usage_slot": commit_slot(slot),
         "timeline": timeline,
         "number": numbers,
         "id": TextArray.of([one.commit.session_id for one in batch]),
@@ -145,6 +206,9 @@ def parameters(
         "delta_bytes": Int8Array.of([one.delta_bytes for one in batch]),
         "commit_id": Int8Array.of([one.commit_id for one in batch]),
         "is_change": BoolArray.of([one.is_change for one in batch]),
+        "executor": TextArray.of([one.commit.executor for one in batch]),
+        "closes": TextArray.of([one.commit.closes for one in batch]),
+        "judged": Int8Array.of([one.judged for one in batch]),
     }
     if parts.changes:
         found["numbers"] = len(batch)
@@ -173,9 +237,13 @@ def reason_parameters(batch: Sequence[PreparedCommit]) -> dict[str, Any]:
     """Return the parameters of `REASON`."""
     return {
         "id": TextArray.of([one.commit.session_id for one in batch]),
+        "first_seq": Int8Array.of([one.commit.first_seq for one in batch]),
         "seq": Int8Array.of([one.last_seq for one in batch]),
-        "note_seq": Int8Array.of([one.notes[0].seq if one.notes else None for one in batch]),
+        "note_key": ByteaArray.of([one.notes[0].key if one.notes else b"" for one in batch]),
         "commit_id": Int8Array.of([one.commit_id for one in batch]),
+        "executor": TextArray.of([one.commit.executor for one in batch]),
+        "closes": TextArray.of([one.commit.closes for one in batch]),
+        "judged": Int8Array.of([one.judged for one in batch]),
     }
 
 
@@ -187,6 +255,9 @@ def _head_parameters(
         "head_body": ByteaArray.of([row.body for _, row in heads]),
         "head_mark": TextArray.of([owner_mark(row.columns["user_id"]) for _, row in heads]),
     }
+    runs = [run_columns(row) for _, row in heads]
+    found["head_run_id"] = TextArray.of([run_id for run_id, _ in runs])
+    found["head_executor"] = TextArray.of([executor for _, executor in runs])
     for name in _HEAD_ARRAYS:
         values = [row.columns[name] for _, row in heads]
         found[f"head_{name}"] = _array_of(name).of(values)
@@ -243,20 +314,35 @@ _UNIT = """\
 unit AS MATERIALIZED (
   SELECT * FROM unnest(
     %(number)s, %(id)s, %(epoch)s, %(first_seq)s, %(version)s, %(is_new)s, %(has_head)s, %(seq)s,
-    %(time)s, %(bytes)s, %(delta_bytes)s, %(commit_id)s, %(is_change)s
+    %(time)s, %(bytes)s, %(delta_bytes)s, %(commit_id)s, %(is_change)s, %(executor)s, %(closes)s,
+    %(judged)s
   ) AS u (number, id, epoch, first_seq, version, is_new, has_head, seq, time, bytes, delta_bytes,
-    commit_id, is_change)
-  WHERE EXISTS (SELECT FROM meta WHERE name = 'owner' AND text = %(owner)s)
-    AND (%(timeline)s::text IS NULL OR (SELECT $timeline) = %(timeline)s)
+    commit_id, is_change, executor, closes, judged)
+  WHERE %(timeline)s::text IS NULL OR (SELECT $timeline) = %(timeline)s
 )""".replace("$timeline", TIMELINE)
 
 _HEAD = """\
 head AS MATERIALIZED (
-  SELECT * FROM unnest(%(head_number)s, %(head_body)s, %(head_mark)s, {values})
-  AS h (number, head, mark, {names})
+  SELECT * FROM unnest(%(head_number)s, %(head_body)s, %(head_mark)s, %(head_run_id)s,
+    %(head_executor)s, {values})
+  AS h (number, head, mark, run_id, executor, {names})
 )""".format(
     values=", ".join(f"%(head_{name})s" for name in _HEAD_ARRAYS), names=", ".join(_HEAD_ARRAYS)
 )
+
+# The rows of all executors whose runs begin here: this process, under one id or two.
+_STARTED = """\
+started AS MATERIALIZED (
+  UPDATE executors x SET counter = counter + 1
+  WHERE x.executor IN (SELECT executor FROM unit WHERE executor IS NOT NULL)
+  RETURNING x.executor
+)"""
+_MAY_START = """
+    AND (u.executor IS NULL OR u.executor IN (SELECT executor FROM started))"""
+_MAY_CLOSE = """
+    AND (u.closes IS NULL OR NOT EXISTS (
+      SELECT FROM executors x WHERE x.executor = u.closes AND x.counter <> u.judged
+    ))"""
 
 _LOCKED = """\
 locked AS MATERIALIZED (
@@ -264,19 +350,33 @@ locked AS MATERIALIZED (
     s.metadata_digest AS old_digest
   FROM unit u JOIN sessions s ON s.id = u.id
   WHERE NOT u.is_new AND s.epoch = u.epoch AND s.seq = u.first_seq - 1 AND NOT s.is_packed
-    AND (u.version IS NULL OR s.version = u.version)
+    AND (u.version IS NULL OR s.version = u.version){may_start}{may_close}
   ORDER BY s.id
   FOR NO KEY UPDATE OF s {or_skip}
 )"""
+
+NEWER_EPOCH: Final = (
+    "DO UPDATE SET epoch = excluded.epoch, at = NULL WHERE e.epoch < excluded.epoch"
+)
+"""Only a creation of a later epoch than all before is one. A deletion leaves the row."""
+
+_NEWER = """\
+newer AS MATERIALIZED (
+  INSERT INTO session_epochs AS e (id, epoch)
+  SELECT u.id, u.epoch FROM unit u WHERE u.is_new{may_start} ORDER BY u.id
+  ON CONFLICT (id) $newer_epoch
+  RETURNING id
+)""".replace("$newer_epoch", NEWER_EPOCH)
 
 # A number for each commit, whether it applies or not. The row stays locked until the end, so it is
 # taken behind the locks of sessions (see `change_feed`).
 _NUMBERED = """\
 numbered AS MATERIALIZED (
   UPDATE meta SET number = number + %(numbers)s
-  WHERE name = 'last_change' AND (SELECT count(*) FROM locked) >= 0
+  WHERE name = 'last_change' AND (SELECT count(*) FROM locked) >= 0{and_newer}
   RETURNING number - %(numbers)s + 1 AS first
 )"""
+_AND_NEWER = " AND (SELECT count(*) FROM newer) >= 0"
 _NUMBER = "CASE WHEN u.is_change THEN (SELECT first FROM numbered) + u.number ELSE 0 END"
 _CHANGE = """,
     change_number = CASE WHEN l.is_change THEN (SELECT first FROM numbered) + l.number
@@ -306,7 +406,8 @@ _ACTIVITY = "greatest(s.last_activity_at, h.last_activity_at)"
 _EXPIRES = "h.expires_at + greatest(s.last_activity_at - h.last_activity_at, 0)"
 _CHANGED = """\
 changed AS (
-  UPDATE sessions s SET {counted}, {columns}, head = h.head,
+  UPDATE sessions s SET {counted}, {columns}, head = h.head, run_id = h.run_id,
+    executor = h.executor,
     last_activity_at = {activity}, activity_slot = ({activity}) >> {bits},
     expires_at = {expires}, expires_slot = ({expires}) >> {bits}$change
   FROM locked l JOIN head h USING (number) WHERE s.key = l.key
@@ -325,11 +426,12 @@ SELECT c.number, c.key, c.version, c.user_id, l.old_user, l.old_bytes, l.bytes, 
 _CREATED = """\
 created AS (
   INSERT INTO sessions (id, epoch, version, seq, log_bytes, stored_bytes, delta_bytes, is_packed,
-    {names}, last_activity_at, activity_slot, expires_at, expires_slot, head, change_number)
+    {names}, last_activity_at, activity_slot, expires_at, expires_slot, head, change_number, run_id,
+    executor)
   SELECT u.id, u.epoch, 1, u.seq, u.bytes, u.bytes, u.delta_bytes, false,
     {values}, h.last_activity_at, h.last_activity_at >> {bits}, h.expires_at,
-    h.expires_at >> {bits}, h.head, $number
-  FROM unit u JOIN head h USING (number) WHERE u.is_new ORDER BY u.id
+    h.expires_at >> {bits}, h.head, $number, h.run_id, h.executor
+  FROM unit u JOIN head h USING (number) JOIN newer n ON n.id = u.id WHERE u.is_new ORDER BY u.id
   ON CONFLICT (id) DO NOTHING
   RETURNING id, key, version, user_id
 )""".format(
@@ -427,10 +529,10 @@ new_pairs AS (
 )"""
 
 # A session that changes its owner is taken from the one and given to the other, with all bytes.
-_USAGE = f"""\
+_USAGE = """\
 counted AS (
   INSERT INTO usage (scope, slot, sessions, stored_bytes)
-  SELECT scope, {COMMIT_SLOT}, sum(sessions), sum(stored_bytes) FROM (
+  SELECT scope, %(usage_slot)s::smallint, sum(sessions), sum(stored_bytes) FROM (
     SELECT ''::bytea AS scope, added AS sessions, bytes AS stored_bytes FROM applied
     UNION ALL
     SELECT '\\x75'::bytea || convert_to(user_id, 'UTF8'),
@@ -455,16 +557,50 @@ used_epoch AS (
 )"""
 
 REASON: Final = """\
-SELECT s.epoch, s.seq, s.version, s.is_packed,
+SELECT s.epoch, s.seq, s.version, s.is_packed, t.epoch,
   EXISTS (
-    SELECT FROM events e
-    WHERE e.session_key = s.key AND e.seq = u.seq AND e.commit_id = u.commit_id
+    SELECT FROM events e WHERE e.session_key = s.key AND e.seq BETWEEN u.first_seq AND u.seq
+      AND e.commit_id = u.commit_id
   ) OR EXISTS (
     SELECT FROM notes n
-    WHERE n.session_key = s.key AND n.seq = u.note_seq AND n.commit_id = u.commit_id
+    WHERE n.session_key = s.key AND n.key = u.note_key AND n.commit_id = u.commit_id
+  ),
+  EXISTS (
+    SELECT FROM events e WHERE e.session_key = s.key AND e.seq BETWEEN u.first_seq AND u.seq
+      AND e.seq <= s.seq AND e.commit_id <> u.commit_id
+  ),
+  u.executor IS NULL OR EXISTS (SELECT FROM executors x WHERE x.executor = u.executor),
+  u.closes IS NULL OR NOT EXISTS (
+    SELECT FROM executors x WHERE x.executor = u.closes AND x.counter <> u.judged
   )
-FROM unnest(%(id)s, %(seq)s, %(note_seq)s, %(commit_id)s) WITH ORDINALITY
-  AS u (id, seq, note_seq, commit_id, place)
+FROM unnest(
+  %(id)s, %(first_seq)s, %(seq)s, %(note_key)s, %(commit_id)s, %(executor)s, %(closes)s, %(judged)s
+) WITH ORDINALITY
+  AS u (id, first_seq, seq, note_key, commit_id, executor, closes, judged, place)
 LEFT JOIN sessions s ON s.id = u.id
+LEFT JOIN session_epochs t ON t.id = u.id
 ORDER BY u.place"""
-"""For each commit its session's row, all null without one, and whether the commit is stored."""
+"""For each commit the columns of `Reason`."""
+
+
+class Reason(NamedTuple):
+    """Why a commit did not apply.
+
+    Attributes:
+        epoch, seq, version, is_packed: Of the session's row; all None without one.
+        used_epoch: The greatest epoch that a session of this id was created with; None: unknown.
+        is_stored: Whether the rows of the commit are there.
+        is_replaced: Whether another commit's event is where one of the commit's would be.
+        may_start: Whether the executor that the commit names has a row.
+        may_close: Whether the executor whose run the commit ends is still the dead one.
+    """
+
+    epoch: int | None
+    seq: int | None
+    version: int | None
+    is_packed: bool | None
+    used_epoch: int | None
+    is_stored: bool
+    is_replaced: bool
+    may_start: bool
+    may_close: bool

@@ -1,7 +1,11 @@
-"""`PostgresStore`: the SQL store over a database that may outlive each machine of a gateway."""
+"""`PostgresStore`: the SQL store over a database that several gateway processes share."""
+
+from typing_extensions import override
 
 from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.storage.reports import RecoveryReport
 from bamboo_gateway.storage.sql.postgresql.database import PostgresDatabase
+from bamboo_gateway.storage.sql.postgresql.replicas import PostgresReplicas
 from bamboo_gateway.storage.sql.store import SqlStore
 
 
@@ -13,6 +17,36 @@ class PostgresStore(SqlStore):
     ) -> None:
         super().__init__(database, clock, checkpoint_interval_seconds=checkpoint_interval_seconds)
         self._keeper = database
+        self._replicas = PostgresReplicas(database.connections, database.heartbeat, database.locks)
+
+    @property
+    @override
+    def replicas(self) -> PostgresReplicas:
+        return self._replicas
+
+    @override
+    async def open(self) -> RecoveryReport:
+        report = await super().open()
+        self._replicas.open()
+        return report
+
+    @override
+    async def aclose(self) -> None:
+        await self._replicas.aclose()
+        await super().aclose()
+
+    @override
+    async def begin_migration(self, origin: str) -> RecoveryReport:
+        self.be_alone()
+        return await super().begin_migration(origin)
+
+    def be_alone(self) -> None:
+        """Let no gateway process be beside this one, as `SupportsAlone`; before `open`."""
+        self._keeper.be_alone()
+
+    @override
+    async def unfinished(self) -> list[str]:
+        return await self._read_threads.run(self._keeper.unfinished)
 
     async def keep_secret(self, proposed: bytes) -> bytes:
         """Keep a secret, as `SupportsSecret`."""
