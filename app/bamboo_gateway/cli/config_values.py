@@ -10,6 +10,7 @@ from urllib.parse import unquote_plus
 
 from pydantic import SecretStr
 
+from bamboo_gateway.domain.bus_url import shown_bus_url
 from bamboo_gateway.settings import Settings
 
 MASK: Final = "***"
@@ -29,6 +30,8 @@ def shown(settings: Settings, name: str) -> Any:
     value = getattr(settings, name)
     if name == "storage_url":
         return str(settings.storage)
+    if name == "bus_url" and value is not None:
+        return shown_bus_url(value)
     if name in _SECRETS:
         return [MASK] * len(value) if isinstance(value, tuple) else value and MASK
     return _plain(value)
