@@ -60,6 +60,20 @@ async def renewals(store: PostgresStore, more: int) -> None:
     await until_true(lambda: beat.renewals >= wanted)
 
 
+async def failures(store: PostgresStore, more: int) -> None:
+    """Wait until a process has failed to renew its counter this often."""
+    beat = beat_of(store)
+    wanted = beat.failures + more
+    await until_true(lambda: beat.failures >= wanted)
+
+
+async def moved(store: PostgresStore, executor: str) -> None:
+    """Wait until a process has seen the counter of another one move."""
+    judgement = beat_of(store)._judgement
+    seen = judgement._watches[executor].counter
+    await until_true(lambda: judgement._watches[executor].counter != seen)
+
+
 # -- beginning and ending ---------------------------------------------------------------------
 
 
@@ -106,7 +120,7 @@ async def test_the_row_is_there_until_the_last_commit_is_stored(
             seen.append(counts)
 
     proxy.cut_when(look)
-    answers = []
+    answers: list[object] = []
     store.append(Writer("s1", T0).commit(message("m1")), answers.append)
     await store.aclose()
     assert answers == [None]
@@ -204,12 +218,7 @@ async def test_a_process_that_stands_still_for_two_rounds_is_not_dead(
                 other.stop()
                 await renewals(store, 2)
                 other.go_on()
-                counter = beat_of(store)._judgement._watches[executor].counter
-                await until_true(
-                    lambda seen=counter: (
-                        beat_of(store)._judgement._watches[executor].counter != seen
-                    )
-                )
+                await moved(store, executor)
             assert beat_of(store).deaths == deaths
 
 
@@ -223,9 +232,8 @@ async def test_an_outage_of_the_database_leaves_nobody_dead(
             executor = other.answer()["executor"]
             await renewals(store, 2)
             for failed in (2, 4 * TIMING.silent_rounds):
-                before = beat_of(store).failures
                 proxy.refuse()
-                await until_true(lambda seen=before, n=failed: beat_of(store).failures >= seen + n)
+                await failures(store, failed)
                 assert not store.replicas.is_dead(executor)
                 proxy.heal()
                 await renewals(store, TIMING.silent_rounds + 2)
@@ -326,10 +334,12 @@ def test_a_process_that_was_stopped_as_a_whole_does_not_end_itself(
             with psycopg.connect(postgres_url) as connection:
                 connection.execute("SELECT pg_sleep(1)")
             one.go_on()
-            until(
-                lambda seen=stopped_at: execute(postgres_url, counter)[0][0] > seen + 1,
-                "it renews",
-            )
+            wanted = stopped_at + 1
+
+            def renews(wanted: int = wanted) -> bool:
+                return bool(execute(postgres_url, counter)[0][0] > wanted)
+
+            until(renews, "it renews")
         assert one.end() == 0
 
 
@@ -340,8 +350,7 @@ async def test_the_lead_goes_to_another_one_when_the_leader_ends(postgres_url: s
     first = make_store(postgres_url, TIMING)
     await first.open()
     async with open_store(postgres_url) as second:
-        assert first.replicas.is_leader
-        assert not second.replicas.is_leader
+        assert [first.replicas.is_leader, second.replicas.is_leader] == [True, False]
         await first.aclose()
         await until_true(lambda: second.replicas.is_leader)
 
@@ -354,13 +363,13 @@ async def test_the_lead_goes_to_another_one_when_the_leader_stands_still(
         assert first.ask("leads") == {"leads": True}
         async with open_store(postgres_url) as second:
             await renewals(second, 1)
-            assert not second.replicas.is_leader
+            assert second.replicas.is_leader is False
             first.stop()
             await until_true(lambda: second.replicas.is_leader)
             first.go_on()
             assert first.ask("leads") == {"leads": False}
             await renewals(second, 3)
-            assert second.replicas.is_leader
+            assert bool(second.replicas.is_leader)
             assert first.end() == 0
 
 

@@ -283,15 +283,23 @@ class Heartbeat:
 
     def _begin_anew(self, connection: Driver) -> None:
         """Take a new id, and write a row for it: somebody has removed the last one."""
-        if self._has_row:
-            self._has_row = False
-            self._former.add(self._renewed_id)
-            self._renewed_id = token_hex(16)
-            self._admission = Admission(self._timing.dead_seconds, alone=False)
-            self.losses += 1
-            log.error("others have taken this process for dead; its runs end, and it begins anew")
+        if not self._has_row:
+            # The last attempt failed. Had it been successful after all, there would be a row.
+            self._register(connection)
+            return
+        self._has_row = False
+        self._former.add(self._renewed_id)
+        self._renewed_id = token_hex(16)
+        self._admission = Admission(self._timing.dead_seconds, alone=False)
+        self.losses += 1
+        log.error("others have taken this process for dead; its runs end, and it begins anew")
+        try:
+            self._register(connection)
+        finally:
+            # Behind the new row, if that can be; else at once too, for the runs have to stop.
             self._call(self._tell_lost)
-        # Had the last attempt been successful after all, the renewal would have found the row.
+
+    def _register(self, connection: Driver) -> None:
         try:
             begun = registration.begin(
                 connection, self._renewed_id, self._name, self._admission.admit

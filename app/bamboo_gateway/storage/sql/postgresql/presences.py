@@ -49,8 +49,7 @@ _COLUMNS: Final = "p.session_id, p.kind, p.name, p.executor, p.body, p.wish"
 _PRESENT: Final = f"""\
 SELECT {_COLUMNS} FROM presence p JOIN executors e USING (executor)
 WHERE p.kind = %(kind)s AND p.executor <> ALL(%(dead)s)
-  AND (%(session_ids)s::text[] IS NULL OR p.session_id = ANY(%(session_ids)s))
-ORDER BY p.session_id, p.name, p.executor"""  # noqa: S608
+  AND (%(session_ids)s::text[] IS NULL OR p.session_id = ANY(%(session_ids)s))"""  # noqa: S608
 _WISH: Final = f"""\
 UPDATE presence p SET wish = %(wish)s FROM executors e
 WHERE {_NAMED} AND e.executor = p.executor AND p.executor <> %(executor)s

@@ -34,6 +34,7 @@ class PostgresReplicas(Replicas):
 
     def __init__(self, connections: Connections, heartbeat: Heartbeat, locks: SessionLocks) -> None:
         self._connections = connections
+        self._locks = locks
         self._heartbeat = heartbeat
         self._locks = locks
         self._threads = Threads(_OTHER_THREADS)
