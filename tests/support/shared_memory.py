@@ -25,7 +25,7 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Done
-from bamboo_gateway.storage.commits import Commit, Note
+from bamboo_gateway.storage.commits import Commit, Event, Note
 from bamboo_gateway.storage.memory import MemoryStore, _Session
 from bamboo_gateway.storage.replicas import DueWork, Look, Presence, Replicas
 from bamboo_gateway.storage.reports import RecoveryReport
@@ -41,6 +41,7 @@ class SharedMemory:
         dead: The executors that are taken for dead.
         leader: The process that does what one of all does: the first one, until the test says so.
         conflicts: How many commits were refused, by session.
+        deleted: The events of each session that was deleted.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -50,6 +51,7 @@ class SharedMemory:
         self.leader: str | None = None
         self.presences: dict[tuple[str, str, str, str], Presence] = {}
         self.conflicts: Counter[str] = Counter()
+        self.deleted: list[list[bytes]] = []
         self._stores: dict[str, SharedStore] = {}
 
     async def store(self, executor: str) -> SharedStore:
@@ -178,19 +180,22 @@ class _Database(MemoryStore):
     async def delete(self, session_id: str, epoch: int) -> int:
         self._apply_waiting()
         session = self._session(session_id, epoch)
+        self._memory.deleted.append([one.body for one in session.entries if isinstance(one, Event)])
         notes = (entry for entry in session.entries if isinstance(entry, Note))
         self._spent[session_id] |= {note.key for note in notes}
         return await super().delete(session_id, epoch)
 
     @override
     async def pack(self, session_id: str, epoch: int) -> None:
+        session = self._session(session_id, epoch)
+        session.head.version += not session.packed
         await super().pack(session_id, epoch)
-        self._sessions[session_id].head.version += 1
 
     @override
     async def unpack(self, session_id: str, epoch: int) -> None:
+        session = self._session(session_id, epoch)
+        session.head.version += session.packed
         await super().unpack(session_id, epoch)
-        self._sessions[session_id].head.version += 1
 
     @override
     async def compact(self, session_id: str, epoch: int, upto: int) -> int:
