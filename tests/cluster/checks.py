@@ -71,7 +71,10 @@ def check_words(log: Sequence[Event], counted: Mapping[str, Counter[str]]) -> No
     for run_id, text in said.items():
         count = text.count(" ")
         assert text == said_by(run_id, count), f"{run_id} said {text!r}"
-        assert words.get(run_id, "") == text, f"{run_id}: its tokens are not its messages"
+        assert words.get(run_id, "") == text, (
+            f"{run_id}: its tokens are {words.get(run_id, '')!r}, its messages {text!r}: "
+            f"{[event for event in log if event.get('run_id') == run_id]}"
+        )
         if ended[run_id]["type"] == "complete":
             assert starts[run_id] == ends[run_id] == 1, (run_id, starts[run_id], ends[run_id])
         elif ended[run_id]["type"] == "error":
