@@ -152,7 +152,7 @@ def strike_again_and_again(
         what = f"clients go on after round {number}, {name}"
         progress.wait(dice.randrange(1, ANSWERS_MAX), partial(_why, what, workers))
         failed = [one.failure for one in workers if one.failure]
-        assert not failed, failed
+        assert not failed, "\n".join(failed)
 
 
 def _no_run_is_open(call: Callable[..., dict[str, list[dict[str, str]]]], name: str) -> bool:

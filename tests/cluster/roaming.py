@@ -7,7 +7,9 @@ the next request, wherever it goes.
 
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -21,6 +23,7 @@ PAUSE_SECONDS = 0.05
 # How long a client waits for an answer before it turns to another replica: longer than answers
 # take on a busy machine, shorter than the test holds up a replica.
 _PATIENCE_SECONDS = 4.0
+_HISTORY_MAX = 12
 _TRY_AGAIN = frozenset({429, 502, 503, 504})
 
 
@@ -29,10 +32,12 @@ class Roamer:
 
     Attributes:
         acts: How many requests have been answered.
+        history: The last requests: when, to which address, what, and what came of it.
     """
 
     def __init__(self, urls: Sequence[str], dice: random.Random) -> None:
         self.acts = 0
+        self.history: deque[str] = deque(maxlen=_HISTORY_MAX)
         self._dice = dice
         self._clients = [
             local_client(base_url=f"{url}/api/v1", timeout=_PATIENCE_SECONDS) for url in urls
@@ -73,9 +78,11 @@ class Roamer:
             try:
                 client = self._dice.choice(self._clients)
                 response = client.request(method, path, headers=headers, **asked)
-            except httpx.TransportError:
+            except httpx.TransportError as error:
+                self._note(client, method, path, key, type(error).__name__)
                 threading.Event().wait(PAUSE_SECONDS)
                 continue
+            self._note(client, method, path, key, response.status_code)
             if response.status_code in _TRY_AGAIN or _code(response) in again:
                 threading.Event().wait(PAUSE_SECONDS)
                 continue
@@ -85,6 +92,12 @@ class Roamer:
             self.acts += 1
             return response
         raise AssertionError(f"{method} {path}: no answer")
+
+    def _note(
+        self, client: httpx.Client, method: str, path: str, key: str | None, came: object
+    ) -> None:
+        now = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
+        self.history.append(f"{now} :{client.base_url.port} {method} {path} ({key}): {came}")
 
     def call(self, method: str, path: str, **how: Any) -> Any:
         """Send a request until it is answered; return the JSON of the answer."""
@@ -106,6 +119,12 @@ class RoamingProducer(Producer):
             super().finish()
         finally:
             self.roamer.close()
+
+    @override
+    def _produce(self) -> None:
+        super()._produce()
+        if self.failure:
+            self.failure = "\n".join([self.failure, *self.roamer.history])
 
     @override
     def _acts(self) -> list[Callable[[], None]]:

@@ -46,7 +46,8 @@ class Visitor:
             while not self._over.is_set():
                 self._one_session()
         except Exception as error:  # noqa: BLE001 - a thread's failure is told by `finish`
-            self.failure = f"{self._name}: {type(error).__name__}: {error}"
+            told = f"{self._name}: {type(error).__name__}: {error}"
+            self.failure = "\n".join([told, *self.roamer.history])
 
     def _one_session(self) -> None:
         self._count += 1
