@@ -184,7 +184,13 @@ class Transactions:
                         raise LookAgain
                     self._check_accepted(writer.head, accepts)
             if prepare is not None:
-                await prepare(writer)
+                try:
+                    await prepare(writer)
+                except BambooError:
+                    # The same request may have been stored by another process meanwhile.
+                    if self._store.replicas is not None and not self._is_first(writer, key):
+                        raise LookAgain from None
+                    raise
                 if not self._is_first(writer, key):
                     raise LookAgain
             try:
