@@ -361,7 +361,7 @@ async def test_the_log_that_a_post_has_read_is_that_of_its_head(pair: Pair) -> N
         pair.a.live().lost()
         pair.a.store.let_go("read")
     end = {"type": "complete", "run_id": "x"}
-    await pair.b.manager.append_events(ME, "s", [end], None)
+    await pair.a.manager.append_events(ME, "s", [end], None)
     assert await texts(pair.a) == ["ba"]
 
 
