@@ -17,7 +17,7 @@ from bamboo_gateway.domain.events import (
     InputRequired,
     Token,
 )
-from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
+from bamboo_gateway.sessions.commands import Chat, Idempotency, NewMessage, NewSession
 from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.streaming.session_writer import Vanished
 from tests.sessions.test_titles import Titler
@@ -418,6 +418,50 @@ async def test_an_external_run_is_fed_at_any_process_and_its_messages_are_whole(
         await both.a.manager.append_events(ME, "s", [{"type": "complete", "run_id": "x"}], None)
         assert await both.said() == [("assistant", "0 1 2 3 4 5 ")]
         assert await both.ends() == [("complete", "")]
+
+
+async def test_a_repeat_that_races_its_first_try_at_another_process_gets_the_same_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with two() as both:
+        await both.a.manager.create_session(ME, NewSession(id="s"))
+        await both.a.manager.open_run(ME, "s", "x")
+        events = [{"type": "complete", "run_id": "x"}]
+        idem = Idempotency("k", "POST /events", "body")
+        firsts: list[Any] = []
+        assert isinstance(both.b.store, SharedStore)
+        present = both.b.store.shared.present
+
+        async def answered_meanwhile(kind: str, session_ids: Any) -> Any:
+            monkeypatch.undo()
+            firsts.append(await both.a.manager.append_events(ME, "s", events, idem))
+            await both.b.manager._registry.confirm(both.b.live())
+            return await present(kind, session_ids)
+
+        # Behind the look for an answer, and before the look at the run.
+        monkeypatch.setattr(both.b.store.shared, "present", answered_meanwhile)
+        again = await both.b.manager.append_events(ME, "s", events, idem)
+        assert again.replayed
+        assert [again.answer] == [first.answer for first in firsts]
+
+
+async def test_a_repeated_chat_that_races_its_first_try_gets_the_same_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with two() as both:
+        await both.a.manager.create_session(ME, NewSession(id="s"))
+        find = both.b.store.find
+        firsts: list[Any] = []
+
+        async def answered_meanwhile(*args: Any, **named: Any) -> Any:
+            if args[2] == "run":
+                monkeypatch.undo()
+                firsts.append(await both.a.chat(run_id="r", key="k"))
+            return await find(*args, **named)
+
+        monkeypatch.setattr(both.b.store, "find", answered_meanwhile)
+        assert [await both.b.chat(run_id="r", key="k")] == firsts
+        assert both.asked == ["r"]
 
 
 async def test_an_external_run_is_cancelled_at_any_process() -> None:

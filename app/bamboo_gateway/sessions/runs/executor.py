@@ -339,6 +339,8 @@ class RunExecutor:
                     # Before the end is stored, so that a crash between the two forgets nothing.
                     await self._context.budget.spend(self.writer.head.user_id, final.usage)
                     is_counted = True
+                    if not self.writer.is_ready:
+                        continue  # the head has moved meanwhile
                 drafts = drafts or self._assembler.end(final)
                 await self.writer.commit(drafts, waiters=[self._ended], reserve=True)
             except Vanished:
