@@ -884,12 +884,10 @@ class SessionWriter:
         if active.wish is not None:
             run.wished(active.wish)
 
-    def withdraw(self, handover: Handover) -> bool:
-        """Give the next commit to the store again. Return whether none was handed over before."""
-        is_unused = self._handover is handover
-        if is_unused:
+    def withdraw(self, handover: Handover) -> None:
+        """Give the next commit to the store again, if it was not handed over."""
+        if self._handover is handover:
             self._handover = None
-        return is_unused
 
     def ends_seen(self, run_ids: Sequence[str]) -> None:
         """Tell those who wait for a run that its end, of another process, is durable."""
