@@ -466,7 +466,7 @@ class Transactions:
                     async with self.registry.holding(writer):
                         await self.before_deletion(session_id)
                         freed = await self._delete(writer, is_bound=is_bound)
-                        writer.vanish("deleted")
+                        writer.deleted()
                     self.registry.channels.forget(session_id)
                     return freed
             except HeadMoved:
