@@ -143,7 +143,7 @@ docs-serve: $(DEV_STAMP) ## Serve the documentation site, and build it again aft
 # of a release. --no-config and the unset variables keep this machine's mirrors out of it.
 LOCK := env -u UV_INDEX -u UV_DEFAULT_INDEX -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \
 	--no-config --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --extra postgresql --group build
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --extra postgresql --extra redis --group build
 
 lock: $(DEV_STAMP) ## Pin the dependencies again (LOCK_ARGS=--upgrade for newer releases)
 	$(LOCK) $(LOCK_ARGS) --output-file requirements.lock

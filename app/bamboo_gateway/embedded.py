@@ -25,6 +25,7 @@ from typing_extensions import override
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.agents.factory import make_agent
 from bamboo_gateway.api.urls import session_answer
+from bamboo_gateway.bus.factory import make_bus
 from bamboo_gateway.domain.callers import ALL_RIGHTS, LOCAL_CALLER, Caller
 from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.codec import decode, encode
@@ -75,6 +76,7 @@ from bamboo_gateway.sessions.streaming.rendering import (
 )
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 from bamboo_gateway.settings import load_settings
+from bamboo_gateway.storage.base import deployment_of
 from bamboo_gateway.storage.factory import make_store
 
 JsonObject = dict[str, Any]
@@ -113,6 +115,7 @@ async def open_gateway(
     Raises:
         SettingsError: A setting is wrong.
         StoreBusy, StoreUnusable: The data directory cannot be opened.
+        BusUnusable: `bus_url` cannot be used.
         AgentConfigError: An agent's URL cannot be used.
     """
     log_as_a_library()
@@ -131,7 +134,12 @@ async def open_gateway(
         store = make_store(wanted, clock)
         stack.push_async_callback(store.aclose)
         await store.open()
-        manager = await stack.enter_async_context(SessionManager(store, made, wanted, clock))
+        bus = make_bus(wanted, clock, partial(deployment_of, store))
+        if bus is not None:
+            await stack.enter_async_context(bus)
+        manager = await stack.enter_async_context(
+            SessionManager(store, made, wanted, clock, bus=bus)
+        )
         yield EmbeddedGateway(manager)
 
 

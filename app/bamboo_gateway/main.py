@@ -37,6 +37,7 @@ from bamboo_gateway.api.security.origins import OriginGuard
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.api.upload_limits import UploadCount
 from bamboo_gateway.api.urls import session_answer, session_url
+from bamboo_gateway.bus.factory import make_bus
 from bamboo_gateway.console.factory import make_console
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.clock import Clock, SystemClock
@@ -51,7 +52,7 @@ from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.metrics import measure_recovery
 from bamboo_gateway.sessions.runs.titling import check_titles
 from bamboo_gateway.settings import Settings, load_settings
-from bamboo_gateway.storage.base import StoreUnusable, SupportsSecret
+from bamboo_gateway.storage.base import StoreUnusable, SupportsSecret, deployment_of
 from bamboo_gateway.storage.factory import make_store
 from bamboo_gateway.storage.reports import RecoveryReport
 from bamboo_gateway.webhooks.factory import make_sender
@@ -128,8 +129,8 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
 
     Raises:
         SettingsError: A setting of the environment is wrong.
-        StoreUnusable, AgentConfigError, CredentialsUnusable, TracingUnavailable: A setting names
-            something that cannot be used.
+        StoreUnusable, BusUnusable, AgentConfigError, CredentialsUnusable, TracingUnavailable: A
+            setting names something that cannot be used.
     """
     is_whole_program = settings is None
     if settings is None:
@@ -147,10 +148,12 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
         name: make_agent(name, url, settings, session_of) for name, url in settings.agents.items()
     }
     check_titles(settings.titles, agents)
+    store = make_store(settings, clock)
+    bus = make_bus(settings, clock, functools.partial(deployment_of, store))
+    counts = bus.counts if bus is not None else None
     rates = None
     if settings.rate_limit_per_caller or settings.rate_limit_in_all:
-        rates = RateLimit(settings, clock)
-    store = make_store(settings, clock)
+        rates = RateLimit(settings, clock, counts)
     gate = Gate(settings, clock, store.keep_secret if isinstance(store, SupportsSecret) else None)
     console = make_console(enabled=settings.console)
     recovered = anyio.Event()
@@ -168,6 +171,8 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
             _log_retention(settings)
             app.state.start = {**_BUILD, **measure_recovery(report)}
             await stack.enter_async_context(gate)
+            if bus is not None:
+                await stack.enter_async_context(bus)
             for agent in agents.values():
                 stack.push_async_callback(agent.aclose)
             app.state.manager = await stack.enter_async_context(
@@ -183,6 +188,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
                     functools.partial(
                         session_url, prefix=settings.public_url or settings.root_path
                     ),
+                    bus,
                 )
             )
             recovered.set()
@@ -209,7 +215,7 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
             *_cors(settings),
             Middleware(
                 Admission,
-                failures=FailureLimit(settings, clock)
+                failures=FailureLimit(settings, clock, counts)
                 if settings.auth_failures_per_address
                 else None,
                 authentication=Authentication(settings, gate),

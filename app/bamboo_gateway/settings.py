@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 from typing_extensions import override
 
+from bamboo_gateway.domain.bus_url import check_bus_url
 from bamboo_gateway.domain.path_prefix import check_prefix
 from bamboo_gateway.domain.storage_url import StorageUrl
 from bamboo_gateway.domain.suggestions import nearest_name
@@ -78,6 +79,14 @@ class Settings(BaseSettings):
         None,
         description="The file with the password of the database's user; it is read for each "
         "connection.",
+    )
+    # Not in the settings' repr: it may have a password.
+    bus_url: str | None = Field(
+        None,
+        repr=False,
+        description="The Redis that gateways with one PostgreSQL database tell each other by what "
+        "they stored: `redis://user:password@host:6379/0`, or `rediss://` with TLS. Unset: they "
+        "look for it in the database, four times a second.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -533,6 +542,20 @@ class Settings(BaseSettings):
     @classmethod
     def _storage_url(cls, value: str) -> str:
         StorageUrl.parse(value)
+        return value
+
+    @field_validator("bus_url")
+    @classmethod
+    def _bus_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value:
+            return None
+        check_bus_url(value)
+        storage_url = info.data.get("storage_url")  # missing when its value is wrong
+        if storage_url and (scheme := StorageUrl.parse(storage_url).scheme) != "postgresql":
+            raise ValueError(
+                f"a bus is for gateways that share a PostgreSQL database, and storage_url is "
+                f"`{scheme}:`, which one process uses alone; remove bus_url"
+            )
         return value
 
     @field_validator("data_dir")

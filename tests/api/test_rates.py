@@ -238,11 +238,11 @@ def test_requests_of_the_window_before_count_for_what_the_sliding_window_covers(
         weighted = requests[window - 1] * left / length + requests[window]
         is_free = weighted < item.amount
         assert counter.test(item, "a") == is_free
-        assert counter.remaining(item, "a") == max(0, item.amount - int(weighted))
+        assert counter.read(item, "a").remaining(item) == max(0, item.amount - int(weighted))
         assert counter.hit(item, "a") == is_free
         requests[window] += is_free
         if not is_free:
-            clock.advance(counter.retry_after(item, "a"))
+            clock.advance(counter.read(item, "a").retry_after(item))
             assert counter.test(item, "a")
 
 

@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from bamboo_gateway.agents.base import Agent
 from bamboo_gateway.api.frames import NATIVE
+from bamboo_gateway.bus.base import Bus
 from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
 from bamboo_gateway.domain.events import Complete
 from bamboo_gateway.domain.positions import parse_after, parse_position
@@ -307,6 +308,7 @@ async def gateway(
     clock: FakeClock | None = None,
     agents: Mapping[str, Agent] | None = None,
     forget_keys: ForgetKeys = no_keys,
+    bus: Bus | None = None,
     **changed: Any,
 ) -> AsyncIterator[Gateway]:
     """Run a manager; with a store given, the one a process before has left behind."""
@@ -323,6 +325,7 @@ async def gateway(
         settings,
         clock,
         forget_keys=forget_keys,
+        bus=bus,
     )
     async with manager:
         running = Gateway(manager, faulty, agent, clock, settings)

@@ -15,6 +15,7 @@ from bamboo_gateway.domain.sessions import Presence, SessionHead
 from bamboo_gateway.storage.base import Done, SessionCreation, SessionStore, SupportsErasure
 from bamboo_gateway.storage.commits import Commit, Found, MarkKind, Record
 from bamboo_gateway.storage.files.base import ContentStore
+from bamboo_gateway.storage.replicas import Replicas
 from bamboo_gateway.storage.reports import (
     ChangePage,
     Erased,
@@ -93,8 +94,9 @@ class FaultyStore(SessionStore):
                 asyncio.get_running_loop().call_soon(done, error)
 
     def hold_acks(self) -> None:
-        """Store commits, and answers later."""
-        self._held_acks = []
+        """Store commits, and answer later; answers that are held already stay so."""
+        if self._held_acks is None:
+            self._held_acks = []
 
     def release_acks(self) -> None:
         """Return the answers that were held."""
@@ -375,6 +377,16 @@ class FaultyStore(SessionStore):
     @override
     def is_writing(self) -> bool:
         return self.inner.is_writing
+
+    @property
+    @override
+    def replicas(self) -> Replicas | None:
+        return self.inner.replicas
+
+    @override
+    async def is_spent(self, session_id: str, key: str) -> bool:
+        spent: bool = await self._gated("is_spent", lambda: self.inner.is_spent(session_id, key))
+        return spent
 
     @property
     @override

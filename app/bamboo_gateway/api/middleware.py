@@ -193,7 +193,7 @@ class Admission:
                 send = failures.counting(scope, send)
             caller = scope[CALLER] = await self._authentication.caller_of(scope)
             if rates is not None:
-                fields, refusal = rates.count(caller)
+                fields, refusal = await rates.count(caller)
                 send = _with_fields(send, fields) if fields else send
         except BambooError as error:
             refusal = error

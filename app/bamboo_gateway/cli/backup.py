@@ -122,7 +122,7 @@ def _settings(data_dir: Path | None, storage_url: str | None, config: Path | Non
     from bamboo_gateway.settings import SettingsError, load_settings
 
     try:
-        return load_settings(config, data_dir=data_dir, storage_url=storage_url)
+        return load_settings(config, data_dir=data_dir, storage_url=storage_url, bus_url="")
     except SettingsError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
 

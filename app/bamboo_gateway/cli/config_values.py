@@ -10,6 +10,7 @@ from urllib.parse import unquote_plus
 
 from pydantic import SecretStr
 
+from bamboo_gateway.domain.bus_url import shown_bus_url
 from bamboo_gateway.settings import Settings
 
 MASK: Final = "***"
@@ -29,6 +30,8 @@ def shown(settings: Settings, name: str) -> Any:
     value = getattr(settings, name)
     if name == "storage_url":
         return str(settings.storage)
+    if name == "bus_url" and value is not None:
+        return shown_bus_url(value)
     if name in _SECRETS:
         return [MASK] * len(value) if isinstance(value, tuple) else value and MASK
     return _plain(value)
@@ -134,6 +137,7 @@ def _variable(value: Any) -> str:
 
 _SAMPLES: Final = {
     "storage_password_file": "/run/secrets/bamboo-database",
+    "bus_url": "redis://bus.example.com:6379/0",
     "trusted_proxies": ("127.0.0.1", "10.0.0.0/8"),
     "api_keys": ("a-long-secret",),
     "api_keys_file": "/var/lib/bamboo/keys.json",

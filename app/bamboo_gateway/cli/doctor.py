@@ -74,7 +74,7 @@ def doctor(
     # Stdout is for the findings.
     log_as_a_library()
     try:
-        settings = load_settings(config, data_dir=data_dir, storage_url=storage_url)
+        settings = load_settings(config, data_dir=data_dir, storage_url=storage_url, bus_url="")
         with _progress() as advance:
             findings = check_store(
                 settings, SystemClock(), repair=repair, new_epochs=new_epochs, progress=advance

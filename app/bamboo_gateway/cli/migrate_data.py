@@ -53,8 +53,8 @@ def data(
     # Stdout is for the answer.
     log_as_a_library()
     try:
-        ours = load_settings(config, data_dir=data_dir, storage_url=source)
-        theirs = load_settings(config, data_dir=data_dir, storage_url=target)
+        ours = load_settings(config, data_dir=data_dir, storage_url=source, bus_url="")
+        theirs = load_settings(config, data_dir=data_dir, storage_url=target, bus_url="")
         _check_different(ours, theirs)
         with _progress() as advance:
             done = anyio.run(lambda: copy_store(ours, theirs, advance, is_dry=dry_run))

@@ -68,6 +68,15 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "change_feed_failures_total": Family(
         "counter", "Faults after which the feed of changes began again."
     ),
+    "follower_looks_total": Family(
+        "counter", "Looks at watched sessions, for what other replicas have stored in them."
+    ),
+    "follower_events_total": Family(
+        "counter",
+        "Events of other replicas that open streams took in: brought by the bus, or read from the "
+        "store.",
+        ("source",),
+    ),
     "stream_lag_events": Family(
         "gauge", "How many events the open streams are behind now, as quantiles.", ("quantile",)
     ),
@@ -177,6 +186,25 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     "store_search_skipped_total": Family(
         "counter", "Messages and sessions left out of the search index: they cannot be searched."
+    ),
+    "bus_up": Family("gauge", "1 while notices of other gateways arrive (`bus_url`), 0 while not."),
+    "bus_lag_seconds": Family(
+        "histogram", "From publishing to receiving, measured each second by an echo."
+    ),
+    "bus_outages_total": Family("counter", "How often the bus did not answer."),
+    "bus_published_total": Family("counter", "Notices of commits given to the bus."),
+    "bus_received_total": Family("counter", "Notices received of other gateways' commits."),
+    "bus_dropped_total": Family(
+        "counter",
+        "Notices not published: the bus was down, or slower than the commits (`full`). Other "
+        "gateways find their commits in the database.",
+        ("reason",),
+    ),
+    "rate_checks_total": Family(
+        "counter",
+        "With a bus: requests counted for their rates by all gateways together (`redis`), or by "
+        "this one alone (`process`).",
+        ("by",),
     ),
     "disk_free_bytes": Family("gauge", "Free bytes on the disk of the data directory."),
     "loop_lag_seconds": Family("histogram", "How late the event loop was, measured every second."),

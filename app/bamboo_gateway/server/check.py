@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bamboo_gateway.agents.factory import make_agent
+from bamboo_gateway.bus.factory import make_bus
 from bamboo_gateway.credentials.gate import Gate
 from bamboo_gateway.domain.clock import SystemClock
 from bamboo_gateway.domain.errors import BambooError
@@ -31,6 +32,8 @@ def start_faults(settings: Settings) -> list[str]:
         check_titles(settings.titles, settings.agents)
     with _noted(faults):
         make_store(settings, clock)
+    with _noted(faults):
+        make_bus(settings, clock, str)
     with _noted(faults):
         addresses = resolve(settings)
         check_reach(settings, Gate(settings, clock), addresses)

@@ -10,6 +10,7 @@ from typing import Any
 
 from anyio.abc import TaskGroup
 
+from bamboo_gateway.bus.base import Bus
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import Draining
 from bamboo_gateway.domain.ids import IdMaker
@@ -76,6 +77,7 @@ class Context:
         tally: Counts what happens, for /metrics.
         tasks: Starts background tasks.
         drain: Whether the gateway is shutting down.
+        bus: Where other gateways are told of commits; None: nowhere.
     """
 
     store: SessionStore
@@ -89,3 +91,4 @@ class Context:
     tally: Tally
     tasks: BackgroundTasks
     drain: Drain
+    bus: Bus | None = None

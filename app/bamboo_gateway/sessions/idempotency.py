@@ -137,6 +137,9 @@ and notes beyond the bounds need not be read."""
 _NOTES_AT_ONCE = 500
 """Notes to look at before yielding to the event loop (R12): a few ms."""
 
+_KEPT_BODY = b'{"note":"idempotency",'
+"""What a note for a key begins with."""
+
 # What precedes the answer, which may have many MB, in its note; digests have no escapes.
 _NOTE_START = re.compile(
     rb'\{"note":"idempotency","key":"([^"\\]*)","time":([0-9]+),"body":"([^"\\]*)","answer":'
@@ -199,6 +202,8 @@ class KeyLedger:
             for number, record in enumerate(found):
                 if number % _NOTES_AT_ONCE == _NOTES_AT_ONCE - 1:
                     await checkpoint()
+                if not record.body.startswith(_KEPT_BODY):
+                    continue  # a wish
                 digest, known = _key_of(record.body)
                 if digest in newest:
                     continue

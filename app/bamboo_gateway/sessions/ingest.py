@@ -49,6 +49,7 @@ async def append_events(
 
     async def prepare(writer: SessionWriter) -> None:
         known.update(await known_files(context, caller, writer, [event for _, event in events]))
+        await _check_not_posting(context, session_id, run_ids)
         await external.hold(writer, run_ids)
 
     def decide(writer: SessionWriter) -> Decision[EventsAppended]:
@@ -63,6 +64,20 @@ async def append_events(
         return Decision(drafts, answer, (posted,))
 
     return await transactions.run(caller, session_id, decide, prepare=prepare, idem=idem)
+
+
+async def _check_not_posting(context: Context, session_id: str, run_ids: set[str]) -> None:
+    """Refuse events of a run while a streamed request of another process posts them.
+
+    Raises:
+        Refused: There is such a request.
+    """
+    replicas = context.store.replicas
+    if replicas is None or not run_ids:
+        return
+    for one in await replicas.present("posting", [session_id]):
+        if one.name in run_ids and one.executor != replicas.executor:
+            raise busy_with_another_post()
 
 
 def _fed(

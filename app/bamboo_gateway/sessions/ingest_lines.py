@@ -3,8 +3,14 @@
 Each batch of lines is a commit of its own. The next batches are read and decided while it is in
 flight; only the answer waits until everything is durable (R1). When a commit fails, so does
 everything decided behind it, and the answer says how far the lines are stored.
+
+Where several processes share the store, another one may be faster than a commit. Then the lines
+that are not stored, which are kept until they are, are decided again on the new head. With a key
+the log says first how many of them a repeat at another process has stored meanwhile.
 """
 
+from asyncio import Lock
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from copy import copy
@@ -45,8 +51,14 @@ from bamboo_gateway.sessions.runs.external import (
     can_feed,
     outside_event,
 )
-from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import (
+    HeadMoved,
+    LookAgain,
+    SessionWriter,
+    Vanished,
+)
 from bamboo_gateway.sessions.transaction import Decision, Transactions
+from bamboo_gateway.storage.replicas import Presence, Replicas
 
 if TYPE_CHECKING:
     from bamboo_gateway.domain.files import FileRecord
@@ -126,6 +138,21 @@ class _Stored(NamedTuple):
     last_seq: int = 0
 
 
+class _Place(NamedTuple):
+    """How far a streamed request has come: the lines taken, their bytes, and their digest."""
+
+    line: int
+    size: int
+    chain: str
+
+
+class _Unstored(NamedTuple):
+    """Lines that are decided and not durable yet, and the place before them."""
+
+    before: _Place
+    lines: list[bytes]
+
+
 class _Post:
     """One streamed request that is writing to a session."""
 
@@ -148,12 +175,23 @@ class _Post:
         self._key = key
         self._kept = kept
         self._run_id: str | None = None
+        # The run that this request alone posts to among all processes, where there are others.
+        self._claimed: str | None = None
         self._lines = _Lines(kept, context.settings.max_event_bytes, is_keyed=key is not None)
         self._decided = self._durable = _Stored()
         self._in_flight = 0
         self._answered: anyio.Event | None = None
         self._failure: BambooError | None = None
         self._reading = anyio.CancelScope()
+        self._todo: deque[list[bytes]] = deque()
+        self._taking = Lock()
+        # None where no other process can be faster.
+        self._unstored: deque[_Unstored] | None = deque() if context.store.replicas else None
+        self._has_moved = False
+        self._has_appended = False
+        self._bad_again: BambooError | None = None
+        self._error_again: BambooError | LookAgain | None = None
+        self._is_over = False
 
     async def run(self, batches: AsyncIterator[list[bytes]]) -> Outcome[EventsAppended]:
         """Store the batches as they come; each is one commit."""
@@ -163,9 +201,12 @@ class _Post:
                 bad = await self._take_all(batches)
             # A refusal says what was appended, so it waits like any other answer.
             with span("commit", session_id=self._writer.id, events=self._decided.events):
-                await self._until(lambda: not self._in_flight)
+                await self._until(lambda: self._is_settled)
+            if self._error_again is not None:
+                raise self._error_again
             if self._failure is not None:
                 raise self._placed(copy(self._failure), self._durable.line + 1)
+            bad = self._bad_again or bad
             if bad is not None:
                 bad = await self._reason(bad)
                 raise self._placed(bad, self._lines.line + 1)
@@ -173,10 +214,12 @@ class _Post:
             # Another session has the id now: these lines are not meant for it.
             raise unknown_session(self._writer.id) from error
         finally:
+            self._is_over = True
             if self._run_id is not None:
                 self._writer.release_posting(self._run_id)
+            await self._unclaim()
         self._lines.check_end()
-        replayed = self._kept is not None and not self._durable.events
+        replayed = self._kept is not None and not self._has_appended
         return Outcome(self._answer(self._durable), replayed=replayed)
 
     async def _take_all(self, batches: AsyncIterator[list[bytes]]) -> BambooError | None:
@@ -186,19 +229,74 @@ class _Post:
             async for lines in batches:
                 if quotas.limits_bytes:
                     await quotas.check_bytes(self._writer.head.user_id)
-                if any(_FILE_ID in line for line in lines):
-                    await self._look_up_files(lines)
-                while not self._can_decide:
-                    await self._prepare()
+                async with self._taking:
+                    self._todo.append(lines)
+                    if (bad := await self._take_todo()) is not None:
+                        return bad
                 if self._failure is not None:
                     break  # nothing may be stored behind it
-                if (bad := self._take(lines)) is not None:
-                    return bad
                 if self._is_ahead:
                     await self._until(lambda: not self._is_ahead)
         except (LimitReached, Unavailable) as full:  # there is no room for the line
             return full
         return None
+
+    async def _take_todo(self) -> BambooError | None:
+        """Decide the batches that were read, and those again that were not stored.
+
+        Return what is wrong with a line.
+        """
+        while (self._todo or self._has_moved) and self._failure is None and not self._is_over:
+            if self._has_moved:
+                await self._go_back()
+                continue
+            lines = self._todo[0]
+            if any(_FILE_ID in line for line in lines):
+                await self._look_up_files(lines)
+            if self._claimed is None and self._context.store.replicas is not None:
+                await self._claim(lines, self._context.store.replicas)
+            if not self._can_decide:
+                with suppress(HeadMoved):
+                    await self._prepare()
+            elif (bad := self._take(self._todo.popleft())) is not None:
+                return bad
+        return None
+
+    async def _go_back(self) -> None:
+        """Take back the lines that were not stored because another process was faster."""
+        # All that is on its way was decided on the same head, and is refused with it.
+        await self._until(lambda: not self._in_flight)
+        self._has_moved = False
+        unstored = self._unstored
+        if self._failure is not None or not unstored:
+            return
+        self._lines.go_back(unstored[0].before)
+        self._todo.extendleft(one.lines for one in reversed(unstored))
+        unstored.clear()
+        await self._writer.ready()
+        if self._key is not None:
+            kept = await self._transactions.first_answer(self._writer, self._key)
+            if kept is not None:
+                self._kept = kept
+                self._lines.see_kept(kept)
+                # The answer for the key has these events.
+                self._durable = self._durable._replace(events=0, first_seq=0, last_seq=0)
+        self._decided = self._durable
+
+    async def _take_again(self) -> None:
+        """Decide the lines again that were not stored, while the next ones are waited for."""
+        try:
+            async with self._taking:
+                self._bad_again = await self._take_todo()
+        except (LimitReached, Unavailable) as full:
+            self._bad_again = full
+        except (BambooError, LookAgain) as error:
+            self._error_again = error
+        finally:
+            if self._bad_again is not None or self._error_again is not None:
+                self._reading.cancel()
+            if self._answered is not None:
+                self._answered.set()
 
     async def _look_up_files(self, lines: list[bytes]) -> None:
         """Look up the files that messages name; a line that names another one is refused."""
@@ -209,6 +307,40 @@ class _Post:
                     events.append(outside_event(decode(line))[1])
         self._files = await known_files(self._context, self._caller, self._writer, events)
 
+    async def _claim(self, lines: list[bytes], replicas: Replicas) -> None:
+        """Claim the run of these lines among all processes; all events are of one run."""
+        for line in lines:
+            with suppress(BambooError, ValueError):
+                run_id, _ = outside_event(decode(line))
+                if run_id is not None:
+                    if await self._has_claim(run_id, replicas):
+                        self._claimed = run_id
+                    return
+
+    async def _has_claim(self, run_id: str, replicas: Replicas) -> bool:
+        """Claim a run. A repeat takes it over from an earlier try, which may be cut off."""
+        body = encode({"key": self._key.digest if self._key is not None else None})
+        mine = Presence(self._writer.id, "posting", run_id, replicas.executor, body)
+        if await replicas.claim(mine):
+            return True
+        others = await replicas.present("posting", [self._writer.id])
+        return self._key is not None and all(
+            other.body == body for other in others if other.name == run_id
+        )
+
+    async def _unclaim(self) -> None:
+        replicas = self._context.store.replicas
+        if replicas is not None and self._claimed is not None:
+            with anyio.CancelScope(shield=True):
+                await replicas.unclaim(self._writer.id, "posting", self._claimed)
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether each line that was taken is durable or refused."""
+        if self._in_flight or self._taking.locked():
+            return False
+        return not self._has_moved or self._failure is not None
+
     @property
     def _can_decide(self) -> bool:
         return can_feed(self._writer) and (self._key is None or self._writer.keys.is_loaded)
@@ -216,7 +348,9 @@ class _Post:
     async def _prepare(self) -> None:
         writer = self._writer
         active = writer.head.active
-        await self._external.hold(writer, {active.run_id} if active else set())
+        # A run that has ended while this waited may be another one than that of the lines.
+        with suppress(RunEnded):
+            await self._external.hold(writer, {active.run_id} if active else set())
         if self._key is not None and not writer.keys.is_loaded:
             await writer.keys.load(self._context.store, writer.id, writer.epoch)
 
@@ -225,6 +359,7 @@ class _Post:
         self._context.states.check_writable(self._writer.head)
         posted = self._external.posted(self._writer)
         bad: BambooError | None = None
+        before = self._lines.place
         try:
             for line in lines:
                 if (event := self._lines.read(line)) is not None:
@@ -235,6 +370,9 @@ class _Post:
                 self._lines.take(line)
         except BambooError as error:
             bad = error
+        if self._unstored is not None and (posted.drafts or self._unstored):
+            taken = self._lines.line - before.line
+            self._unstored.append(_Unstored(before, lines[:taken]))
         if posted.drafts:
             self._hand_over(posted)
         return bad
@@ -242,7 +380,8 @@ class _Post:
     def _hold_run(self, run_id: str) -> None:
         """Make this request the only producer of the run."""
         # Also when this request holds another run: all its events are of one run.
-        if not self._writer.claim_posting(run_id):
+        is_elsewhere = self._context.store.replicas is not None and run_id != self._claimed
+        if is_elsewhere or not self._writer.claim_posting(run_id):
             raise busy_with_another_post()
         self._run_id = run_id
 
@@ -273,6 +412,14 @@ class _Post:
         self._in_flight -= 1
         if error is None:
             self._durable = decided
+            self._has_appended = True
+            while self._unstored and self._unstored[0].before.line < decided.line:
+                self._unstored.popleft()
+        elif isinstance(error, HeadMoved):
+            if not self._has_moved:
+                self._has_moved = True
+                name = f"lines again {self._writer.id}"
+                self._context.tasks.spawn(self._take_again, name=name)
         elif self._failure is None:
             self._failure = error
             self._reading.cancel()
@@ -339,6 +486,19 @@ class _Lines:
         self._line_bytes_max = line_bytes_max
         self._size_max = line_bytes_max - _ENVELOPE_BYTES
         self._chain_after = ""
+
+    @property
+    def place(self) -> _Place:
+        """How far the request has come."""
+        return _Place(self.line, self.size, self.chain)
+
+    def go_back(self, place: _Place) -> None:
+        """Go on from a place before."""
+        self.line, self.size, self.chain = place
+
+    def see_kept(self, kept: KeptAnswer) -> None:
+        """Take in what is stored for the key by now."""
+        self._kept = kept
 
     def read(self, line: bytes) -> OutsideEvent | None:
         """Read the next line. Return None when it is empty, or an earlier try has stored it.

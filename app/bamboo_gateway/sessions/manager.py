@@ -12,6 +12,7 @@ import anyio
 import structlog
 
 from bamboo_gateway.agents.base import Agent
+from bamboo_gateway.bus.base import Bus
 from bamboo_gateway.domain.callers import GATEWAY, Caller
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, Draining, StorageFull, Unavailable
@@ -30,6 +31,7 @@ from bamboo_gateway.sessions.lifecycle_commands import LifecycleCommands
 from bamboo_gateway.sessions.metrics import Levels, Tally, measure
 from bamboo_gateway.sessions.quotas import Quotas
 from bamboo_gateway.sessions.registry import SessionRegistry
+from bamboo_gateway.sessions.runs.abandoned import AbandonedRuns
 from bamboo_gateway.sessions.runs.cancellation import Cancellation
 from bamboo_gateway.sessions.runs.chat import ChatService
 from bamboo_gateway.sessions.runs.external import ExternalRuns
@@ -41,8 +43,10 @@ from bamboo_gateway.sessions.runs.scheduler import RunScheduler
 from bamboo_gateway.sessions.runs.titling import Titles, check_titles
 from bamboo_gateway.sessions.session_state import SessionStates
 from bamboo_gateway.sessions.streaming.channels import Channels
+from bamboo_gateway.sessions.streaming.follower import SessionFollower
 from bamboo_gateway.sessions.streaming.hub import StreamHub
 from bamboo_gateway.sessions.streaming.joint_opening import JointStreams
+from bamboo_gateway.sessions.streaming.presences import StreamPresences
 from bamboo_gateway.sessions.token_budget import TokenBudget
 from bamboo_gateway.sessions.transaction import Transactions
 from bamboo_gateway.sessions.webhook_commands import WebhookCommands
@@ -77,6 +81,8 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         forget_keys: Removes the keys of a user who is erased.
         sender: Sends webhooks; None: there are none.
         link: Returns the URL of a session for the receivers of webhooks.
+        bus: Tells other gateways of commits, and this one of theirs; None: there is none. Its owner
+            enters it before, and leaves it afterwards.
 
     Raises:
         AgentConfigError: `titles` names an agent that there is not.
@@ -93,6 +99,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         forget_keys: ForgetKeys = no_keys,
         sender: Sender | None = None,
         link: Callable[[str], str] = str,
+        bus: Bus | None = None,
     ) -> None:
         self._store = store
         self._agents = Agents(agents)
@@ -104,6 +111,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         self._forget_keys = forget_keys
         self._sender = sender
         self._link = link
+        self._bus = bus
         self._is_ready = False
         self._stack = AsyncExitStack()
 
@@ -116,13 +124,23 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
             self._build(tasks)
             stack.callback(self._give_up)
             context, registry = self._context, self._registry
-            recovery = Recovery(context, self._transactions, self._maker)
+            recovery = Recovery(
+                context,
+                self._transactions,
+                self._abandoned,
+                self._scheduler,
+                self._external,
+                self._input_expiry,
+            )
             self._store.when_renewed(
                 lambda: tasks.spawn(recovery.begin_again, name="sessions with new epochs")
             )
             closed = await recovery.recover()
             if closed:
                 log.info("closed runs that were interrupted", runs=closed)
+            if (replicas := self._store.replicas) is not None:
+                replicas.when_lost(self._scheduler.lost)
+                recovery.follow(replicas)
             for name, call, args in (
                 ("stream clock", self._hub.clock.run, ()),
                 ("change feed", self._feed.run, ()),
@@ -138,6 +156,9 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
                 ("packing archives", archive.pack_left_over, (context, registry)),
             ):
                 tasks.spawn(call, *args, name=name)
+            if self._follower is not None and self._presences is not None:
+                tasks.spawn(self._follower.run, name="following other processes")
+                tasks.spawn(self._presences.run, name="presence of streams")
             await self._webhooks.start()
             self._is_ready = True
             self._stack = stack.pop_all()
@@ -160,6 +181,7 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
             tally=Tally((*self._agents, EXTERNAL)),
             tasks=tasks,
             drain=Drain(),
+            bus=self._bus,
         )
         self._registry = SessionRegistry(self._context, channels)
         self._feed = ChangeFeed(self._context)
@@ -185,10 +207,21 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         self._input_expiry = InputExpiry(
             self._context, self._transactions, self._maker, self._scheduler
         )
+        self._abandoned = AbandonedRuns(self._context, self._transactions, self._maker)
         self._cancellation = Cancellation(
-            self._context, self._transactions, self._maker, self._external
+            self._context, self._transactions, self._maker, self._external, self._abandoned
         )
-        self._hub = StreamHub(self._context, self._registry, channels, self._may_stay)
+        self._presences = self._follower = None
+        if (replicas := store.replicas) is not None:
+            self._presences = StreamPresences(
+                self._context, channels, replicas, self._registry.touched
+            )
+            self._follower = SessionFollower(
+                self._context, channels, self._registry, replicas, self._bus
+            )
+        self._hub = StreamHub(
+            self._context, self._registry, channels, self._may_stay, self._presences
+        )
         self._joint_streams = JointStreams(self._context, self._registry, channels, self._hub)
         self._compaction = Compaction(self._context, self._registry)
         self._webhooks = Webhooks(self._context, self._sender, self._link, self._audit)
@@ -291,7 +324,8 @@ class SessionManager(ConversationCommands, LifecycleCommands, FileCommands, Webh
         measures = await measure(self._context.tally, self._store, levels)
         refused = {"budget_refusals_total": self._context.budget.refusals}
         webhooks = measure_webhooks(self._webhooks)
-        return {"ready": float(self.is_ready), **refused, **measures, **webhooks}
+        bus = self._bus.stats() if self._bus is not None else {}
+        return {"ready": float(self.is_ready), **refused, **measures, **webhooks, **bus}
 
     def _changed(self, events: Sequence[Event]) -> None:
         self._feed.changed(events)

@@ -49,6 +49,8 @@ class Tally:
         streams_opened: Streams that were opened.
         streams_slow: Streams that were cut off because their client did not read.
         streams_ended: Streams that have ended, by reason.
+        follower_looks: Looks at all watched sessions, or some of them.
+        follower_events: Events of other processes that watched sessions took in, by source.
         feed_failures: Faults after which the feed of changes began again.
         log_reads: Pages read for streams that were behind the event queue.
         hits: Calls that found their session in memory.
@@ -65,6 +67,8 @@ class Tally:
         "compacted_bytes",
         "evictions",
         "feed_failures",
+        "follower_events",
+        "follower_looks",
         "hits",
         "log_reads",
         "loop_lag_seconds",
@@ -85,6 +89,8 @@ class Tally:
         self.run_seconds = defaultdict[tuple[str, ...], Histogram](lambda: Histogram(RUN_SECONDS))
         self.streams_ended = Counter[tuple[str, ...]]()
         self.streams_opened = self.streams_slow = self.feed_failures = 0
+        self.follower_looks = 0
+        self.follower_events = Counter[tuple[str, ...]]({("bus",): 0, ("store",): 0})
         self.log_reads = self.hits = self.misses = self.evictions = self.compacted_bytes = 0
         self.commit_seconds = Histogram(DISK_SECONDS)
         self.loop_lag_seconds = Histogram(REQUEST_SECONDS)
@@ -164,6 +170,7 @@ async def measure(tally: Tally, store: SessionStore, levels: Levels) -> dict[str
         "streams_ended_total": dict(tally.streams_ended),
         "streams_slow_total": tally.streams_slow,
         "change_feed_failures_total": tally.feed_failures,
+        **_measure_follower(tally, store),
         "stream_lag_events": _quantiles(levels.stream_lags),
         "stream_log_reads_total": tally.log_reads,
         "commit_seconds": tally.commit_seconds,
@@ -171,6 +178,15 @@ async def measure(tally: Tally, store: SessionStore, levels: Levels) -> dict[str
         "compacted_bytes_total": tally.compacted_bytes,
         "store_disk_bytes": disk,
         **{f"store_{name}": value for name, value in stored.items() if not name.startswith(_DISK)},
+    }
+
+
+def _measure_follower(tally: Tally, store: SessionStore) -> Measures:
+    if store.replicas is None:
+        return {}
+    return {
+        "follower_looks_total": tally.follower_looks,
+        "follower_events_total": dict(tally.follower_events),
     }
 
 

@@ -7,6 +7,9 @@ the least recently used session that nothing needs, and prefers one without open
 need no place in memory: they wait in the session's `Channel`, which stays when the session leaves.
 A session that is being created has its place here before its first commit is durable, so that two
 calls cannot create it twice.
+
+Where several processes share the store, memory is a cache: before a call gets a session that memory
+has, one look at the store confirms that no other process has moved it since.
 """
 
 import asyncio
@@ -34,14 +37,17 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.idempotency import KeyCount, KeyLedger
 from bamboo_gateway.sessions.reloader import Reloader
 from bamboo_gateway.sessions.stored_quotas import DoubtfulError
+from bamboo_gateway.sessions.streaming.absorbing import absorb_missing
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.session_writer import (
+    HeadMoved,
     LookAgain,
     OnChange,
     SessionWriter,
     Vanished,
 )
+from bamboo_gateway.storage.replicas import Look
 from bamboo_gateway.storage.reports import SearchPage, SearchQuery, SessionPage, SessionQuery
 
 _PAGE_HEADS = 250
@@ -49,6 +55,11 @@ _PAGE_HEADS = 250
 
 _READ_TRIES = 3
 """How often a session may be deleted and created again during one read before it gives up."""
+
+_MOVED_MAX = 50
+"""How often a call is made again because other processes were faster, before it is refused. From
+the third time on the session is locked for it, so this is for a session that is written without an
+end by many."""
 
 _READ_PASSED_OVER_MAX = 50
 """How many sessions with open streams an eviction passes over in search of one without: at most
@@ -73,6 +84,7 @@ class SessionRegistry:
         self.on_change: OnChange | None = None
         self._context = context
         self._store = context.store
+        self._replicas = context.store.replicas
         self._settings = context.settings
         self._quotas = context.quotas
         self._key_count = KeyCount()
@@ -142,12 +154,17 @@ class SessionRegistry:
         Raises:
             BambooError: As `use`, and what `work` raises.
         """
+        moved = 0
         while True:
             try:
                 # As `use`, whose generator takes as long as a small decision.
                 writer = await self._find(caller, session_id, need, create or need == "make", place)
                 with self._using(caller, writer, place=place):
                     return await work(writer)
+            except HeadMoved:
+                moved += 1
+                if moved == _MOVED_MAX:
+                    raise
             except (LookAgain, DoubtfulError):
                 continue
 
@@ -191,6 +208,8 @@ class SessionRegistry:
         """
         while True:
             writer = self._writers.get(session_id)
+            if writer is not None and self._replicas is not None:
+                writer = writer if await self._is_current(writer) else None
             if writer is None or writer.gone or writer.is_held:
                 head = await self._store.load(session_id)
             else:
@@ -283,6 +302,7 @@ class SessionRegistry:
         even keep it in memory.
         """
         is_miss = False
+        confirmed: SessionWriter | None = None
         while True:
             writer = self._writers.get(session_id)
             if writer is None:
@@ -296,7 +316,13 @@ class SessionRegistry:
                 continue
             elif not writer.is_ready:
                 # Nothing evicts it meanwhile.
-                await writer.ready()
+                await self._ready(writer)
+                continue
+            elif self._replicas is not None and confirmed is not writer:
+                if not await self._is_current(writer):
+                    self._load_again(writer)
+                    await self._ready(writer)
+                confirmed = writer
                 continue
             else:
                 self._admit(caller, session_id, writer.head, need, create)
@@ -305,6 +331,68 @@ class SessionRegistry:
             else:
                 self._context.tally.hits += 1
             return writer
+
+    async def _ready(self, writer: SessionWriter) -> None:
+        """Wait until a session is ready, or gone: the next look finds what there is instead."""
+        try:
+            await writer.ready()
+        except Vanished:
+            if self._replicas is None:
+                raise
+
+    async def confirm(self, writer: SessionWriter) -> None:
+        """Make sure that memory has what a shared store had when this was called.
+
+        When another process has moved the session, it is loaded again.
+
+        Raises:
+            Vanished: The session does not exist any more.
+            BambooError: The store does not answer now.
+        """
+        if not await self._is_current(writer):
+            self._load_again(writer)
+            await writer.ready()
+
+    def _load_again(self, writer: SessionWriter) -> None:
+        # One that has left memory meanwhile must not touch the channel of the next one.
+        if self._writers.get(writer.id) is writer:
+            writer.lost()
+
+    async def _is_current(self, writer: SessionWriter) -> bool:
+        """Return whether the head in memory, which then can be used at once, is the store's."""
+        assert self._replicas is not None  # its callers ask for that
+        if writer.is_locked:
+            return True
+        looks = await self._replicas.look([writer.id])
+        is_here = self._writers.get(writer.id) is writer and writer.is_ready
+        return is_here and writer.is_current(looks.get(writer.id))
+
+    def moved(self, session_id: str, look: Look | None) -> bool:
+        """Take in what a shared store was seen to have of a session; None: there is none.
+
+        A session that nothing needs in memory leaves it, when another process has moved it. Else
+        it is loaded again, and its channel absorbs the events.
+
+        Returns:
+            Whether the session is in memory. If it is not, its channel has nobody who moves it.
+        """
+        writer = self._writers.get(session_id)
+        if writer is None or writer.gone:
+            return False
+        if not writer.is_ready or writer.is_current(look):
+            return True
+        if writer.is_idle and look is not None and look.epoch == writer.epoch:
+            self.forget(writer)
+            writer.channel.rest()
+            return False
+        writer.lost()
+        return True
+
+    def touched(self, session_id: str, activity_ms: int) -> None:
+        """Take in activity without an event that another process has seen (`Channels.touch`)."""
+        writer = self._writers.get(session_id)
+        if writer is not None and writer.head.last_activity_at < activity_ms:
+            writer.head.last_activity_at = activity_ms
 
     def _admit(
         self, caller: Caller, session_id: str, head: SessionHead | None, need: Need, create: bool
@@ -327,6 +415,8 @@ class SessionRegistry:
         opened = self._opening[session_id] = asyncio.Event()
         try:
             head = await self._store.load(session_id)
+            if self._replicas is not None:
+                head = await self._absorbed(session_id, head)
             channel = self._channel_at(session_id, head)
             self._admit(caller, session_id, head, need, create)
             epoch = await self._store.take_epoch() if head is None else head.epoch
@@ -369,6 +459,20 @@ class SessionRegistry:
             writer.when_changed(self.on_change)
         self._writers[session_id] = writer
         return writer
+
+    async def _absorbed(self, session_id: str, head: SessionHead | None) -> SessionHead | None:
+        """Return a head that the session's readers have all events of; load it again if need be."""
+        while True:
+            channel = self.channels.get(session_id)
+            if channel is None or head is None or channel.epoch != head.epoch:
+                return head
+            if channel.durable_seq == head.seq:
+                return head
+            if channel.durable_seq < head.seq:
+                with suppress(Conflict):
+                    if await absorb_missing(self._store, channel, head):
+                        continue
+            head = await self._store.load(session_id)
 
     def _channel_at(self, session_id: str, head: SessionHead | None) -> Channel | None:
         """Return the channel in which readers wait, if it is still at the end of this log."""

@@ -33,7 +33,7 @@ from typing import Generic, Literal, TypeVar, cast
 from typing_extensions import override
 
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.errors import BambooError, Conflict, NotFound
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.observability.tracing import span
@@ -50,10 +50,12 @@ from bamboo_gateway.sessions.idempotency import (
 )
 from bamboo_gateway.sessions.registry import SessionRegistry
 from bamboo_gateway.sessions.streaming.session_writer import (
+    HeadMoved,
     LookAgain,
     SessionWriter,
     Vanished,
     Waiter,
+    Wish,
 )
 
 Accepts = Literal["open", "closed", "expired", "any"]
@@ -102,12 +104,16 @@ class Decision(Generic[AnswerT]):
         answer: The answer to the caller, once the events are durable.
         effects: The actions that follow.
         reserve: Whether the commit may use the space that the store keeps back for endings.
+        wish: How the active run, which another process executes, is to end.
+        closes: The dead process whose run the drafts end.
     """
 
     drafts: Sequence[Draft]
     answer: AnswerT
     effects: tuple[Effect, ...] = ()
     reserve: bool = False
+    wish: Wish | None = None
+    closes: str | None = None
 
 
 Decide = Callable[[SessionWriter], Decision[AnswerT]]
@@ -178,7 +184,13 @@ class Transactions:
                         raise LookAgain
                     self._check_accepted(writer.head, accepts)
             if prepare is not None:
-                await prepare(writer)
+                try:
+                    await prepare(writer)
+                except BambooError:
+                    # The same request may have been stored by another process meanwhile.
+                    if self._store.replicas is not None and not self._is_first(writer, key):
+                        raise LookAgain from None
+                    raise
                 if not self._is_first(writer, key):
                     raise LookAgain
             try:
@@ -210,7 +222,8 @@ class Transactions:
             check_made(caller, decision.drafts[0].fields.get("user_id"))
         # The log of an archived session takes nothing, not even a note.
         is_archived = writer.head.logged_state == "archived"
-        if not decision.drafts and (key is None or is_archived):
+        is_empty = not decision.drafts and decision.wish is None
+        if is_empty and (key is None or is_archived):
             await writer.settled()
         else:
             await self.commit(writer, decision, key)
@@ -229,12 +242,18 @@ class Transactions:
             key: The idempotency key that the answer is kept for.
 
         Raises:
+            HeadMoved: Another process was faster. Decide again.
             BambooError: Nothing of it is stored; the key is unused again.
         """
         note, waiters = self._begin(writer, decision, key)
         with span("commit", session_id=writer.id, events=len(decision.drafts)):
             await writer.commit(
-                decision.drafts, note=note, waiters=waiters, reserve=decision.reserve
+                decision.drafts,
+                note=note,
+                waiters=waiters,
+                reserve=decision.reserve,
+                wish=decision.wish,
+                closes=decision.closes,
             )
 
     def hand_over(
@@ -324,12 +343,13 @@ class Transactions:
 
         Raises:
             IdempotencyKeyReused: The key was used for another body.
+            NotFound: The key was used in a session of that id that was deleted.
             StorageFailed: There is an answer, and it cannot be read.
         """
         while key is not None:
             if not writer.keys.is_loaded:
                 if writer.is_unborn:
-                    writer.keys.start_empty()
+                    await self._begin_keys(writer, key)
                 else:
                     await writer.keys.load(self._store, writer.id, writer.epoch)
                     self.registry.bound_keys()
@@ -346,6 +366,15 @@ class Transactions:
                 continue
             return await read_answer(self._store, writer.id, writer.epoch, key.digest)
         return None
+
+    async def _begin_keys(self, writer: SessionWriter, key: RequestKey) -> None:
+        """Begin without keys in a session that is being created."""
+        if await self._store.is_spent(writer.id, key.digest):
+            raise _deleted_since(writer.id)
+        await writer.ready()
+        # Another call may have begun them meanwhile, and put its key.
+        if not writer.keys.is_loaded:
+            writer.keys.start_empty()
 
     def _is_first(self, writer: SessionWriter, key: RequestKey | None) -> bool:
         """Return whether a key still has no answer, after something was waited for."""
@@ -413,19 +442,33 @@ class Transactions:
             NotFound: There is no such session.
             StorageFailed: The session is still there, whole.
         """
+        # What only holds of this head must hold of what is deleted.
+        is_bound = only_if is not None or spare_used
+        while True:
+            try:
+                # Without a place: a full memory or disk must not keep anybody from freeing it.
+                async with self.registry.use(caller, session_id, place=False) as writer:
+                    if (spare_used and writer.users > 1) or (only_if and not only_if(writer.head)):
+                        return None
+                    async with self.registry.holding(writer):
+                        await self.before_deletion(session_id)
+                        freed = await self._delete(writer, is_bound=is_bound)
+                        writer.vanish("deleted")
+                    self.registry.channels.forget(session_id)
+                    return freed
+            except HeadMoved:
+                continue  # what was on its way was decided on another head
+            except Vanished:
+                raise unknown_session(session_id) from None
+
+    async def _delete(self, writer: SessionWriter, *, is_bound: bool) -> int:
+        version = writer.head.version if is_bound and self._store.replicas is not None else None
         try:
-            # Without a place: a full memory, or a full disk, must not keep anybody from freeing it.
-            async with self.registry.use(caller, session_id, place=False) as writer:
-                if (spare_used and writer.users > 1) or (only_if and not only_if(writer.head)):
-                    return None
-                async with self.registry.holding(writer):
-                    await self.before_deletion(session_id)
-                    freed = await self._store.delete(session_id, writer.epoch)
-                    writer.vanish("deleted")
-                self.registry.channels.forget(session_id)
-                return freed
-        except Vanished:
-            raise unknown_session(session_id) from None
+            return await self._store.delete(writer.id, writer.epoch, version)
+        except Conflict as conflict:
+            if version is None or conflict.head is None:
+                raise
+            raise HeadMoved("The session changed underneath; try again.") from conflict
 
 
 async def _nothing(session_id: str) -> None:
@@ -442,6 +485,14 @@ async def _confirm(writer: SessionWriter, refusal: BambooError) -> None:
     except BambooError:
         return
     raise refusal
+
+
+def _deleted_since(session_id: str) -> NotFound:
+    return NotFound(
+        f"The session {session_id!r} was deleted after the first request with this "
+        "Idempotency-Key. Use a new key to create it again.",
+        code="session-not-found",
+    )
 
 
 def _waiter_of(effect: Effect) -> Waiter:

@@ -569,6 +569,23 @@ class SupportsSecret(Protocol):
 
 
 @runtime_checkable
+class SupportsDeployment(Protocol):
+    """A store that several gateways may use: together they are a deployment."""
+
+    @property
+    def deployment(self) -> str:
+        """The deployment's id, which no other one has; empty before the store is open.
+
+        With new epochs it is a new one.
+        """
+
+
+def deployment_of(store: SessionStore) -> str:
+    """Return the id of the gateways that share a store; empty where they share none."""
+    return store.deployment if isinstance(store, SupportsDeployment) else ""
+
+
+@runtime_checkable
 class SupportsMigration(Protocol):
     """A store that the sessions of another one can be copied into (`storage.migration`).
 

@@ -49,8 +49,9 @@ class Presence(NamedTuple):
 
     Attributes:
         session_id: The session it belongs to.
-        kind: `stream` or `posting`.
-        name: Its name in the session: the connection's id, the run's id.
+        kind: `stream`, `posting` (a request streams the events of an external run) or `titling` (a
+            process asks an agent for the session's title).
+        name: Its name in the session: the connection's id, the run's id, `title`.
         executor: The process that has it.
         body: What others are shown of it, as JSON.
         wish: What another process asks of it (`superseded`, `disconnect`); None: nothing.

@@ -12,6 +12,7 @@ callers share: what is left of it would tell each caller what the others do.
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import sha256
+from math import ceil
 from typing import Final, NamedTuple
 
 from limits import RateLimitItem, parse_many
@@ -19,12 +20,14 @@ from starlette.types import Message, Scope, Send
 
 from bamboo_gateway.api.caller import CALLER
 from bamboo_gateway.api.limits import KNOWN_CREDENTIALS_MAX, RATE_KEYS_MAX
-from bamboo_gateway.api.security.sliding_window import SlidingWindowCounter
+from bamboo_gateway.api.security.rate_counter import KeyRate, RateCounter
+from bamboo_gateway.api.security.sliding_window import Reading
 from bamboo_gateway.api.security.url_credentials import SHARE, TICKET
 from bamboo_gateway.domain.callers import LOCAL_CALLER, Caller
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import LimitReached
 from bamboo_gateway.domain.networks import network_of
+from bamboo_gateway.domain.rates import SharedCounts
 from bamboo_gateway.settings import Settings
 
 Fields = list[tuple[bytes, bytes]]
@@ -58,26 +61,34 @@ class RateLimit:
 
     A gateway that asks for no credential cannot tell its callers apart: there it applies only the
     rate that all callers share.
+
+    Args:
+        settings: The rates.
+        clock: Divides the windows.
+        shared: The counts of all gateways; None: this one is alone.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        self._counter = SlidingWindowCounter(clock, RATE_KEYS_MAX)
+    def __init__(
+        self, settings: Settings, clock: Clock, shared: SharedCounts | None = None
+    ) -> None:
+        self._counter = RateCounter(clock, RATE_KEYS_MAX, shared)
         self._own = Policy.parse("caller", "rate_limit_per_caller", settings.rate_limit_per_caller)
         self._shared = Policy.parse("all", "rate_limit_in_all", settings.rate_limit_in_all)
 
-    def count(self, caller: Caller) -> tuple[Fields, LimitReached | None]:
+    async def count(self, caller: Caller) -> tuple[Fields, LimitReached | None]:
         """Count a request; return the fields of its answer, and why it is refused, if it is."""
         policies = self._policies_of(caller)
         if not policies:
             return [], None
-        exceeded = _count(self._counter, policies)
-        refusal = self._refusal(exceeded, dict(policies)[exceeded]) if exceeded else None
-        return self._fields(policies), refusal
+        exceeded, readings = await self._counter.count(_rates(policies))
+        refusal = None
+        if exceeded is not None:
+            refusal = _refused_rate(*policies[exceeded], readings[exceeded])
+        return _fields(policies, readings), refusal
 
     def forget(self, caller: Caller) -> None:
         """Forget how often a caller has asked."""
-        for policy in self._own:
-            self._counter.forget(policy.item, caller.id)
+        self._counter.forget([KeyRate(policy.item, caller.id) for policy in self._own])
 
     def _policies_of(self, caller: Caller) -> list[tuple[Policy, str]]:
         """Return the policies that a caller's request counts against, each with its key."""
@@ -85,31 +96,6 @@ class RateLimit:
         if caller.id != LOCAL_CALLER.id:
             policies = [*((policy, caller.id) for policy in self._own), *policies]
         return policies
-
-    def _fields(self, policies: Sequence[tuple[Policy, str]]) -> Fields:
-        names = ", ".join(
-            f'"{policy.name}";q={policy.item.amount};w={policy.item.get_expiry()}'
-            for policy, _ in policies
-        )
-        left = ", ".join(
-            f'"{policy.name}";r={self._counter.remaining(policy.item, key)}'
-            f";t={self._counter.resets_in(policy.item)}"
-            for policy, key in policies
-            if key != _ALL
-        )
-        fields = [(b"ratelimit-policy", names.encode("ascii"))]
-        return [*fields, (b"ratelimit", left.encode("ascii"))] if left else fields
-
-    def _refusal(self, policy: Policy, key: str) -> LimitReached:
-        amount, seconds = policy.item.amount, policy.item.get_expiry()
-        who = "for all callers together" if key == _ALL else "per caller"
-        wait = self._counter.retry_after(policy.item, key)
-        return _rate_limited(
-            policy,
-            f"Limit reached: {amount} requests in {seconds} s {who} ({policy.setting}). "
-            f"Retry in {wait} s.",
-            wait,
-        )
 
 
 class FailureLimit:
@@ -120,13 +106,27 @@ class FailureLimit:
     valid before passes, so that a stranger who guesses locks out no active caller. A ticket
     passes too: it is signed, so there is nothing to guess, and EventSource does not reconnect
     after a 429.
+
+    Where gateways count together, one of them learns with the next failure that it sees of an
+    address that the address has failed too often elsewhere. So a request that does not fail costs
+    no question.
+
+    Args:
+        settings: The rates.
+        clock: Divides the windows.
+        shared: The counts of all gateways; None: this one is alone.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
-        self._counter = SlidingWindowCounter(clock, RATE_KEYS_MAX)
+    def __init__(
+        self, settings: Settings, clock: Clock, shared: SharedCounts | None = None
+    ) -> None:
+        self._clock = clock
+        self._is_shared = shared is not None
+        self._counter = RateCounter(clock, RATE_KEYS_MAX, shared)
         setting = "auth_failures_per_address"
         self._policies = Policy.parse("address", setting, settings.auth_failures_per_address)
         self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._refused: OrderedDict[str, _Refused] = OrderedDict()
 
     def check(self, scope: Scope) -> None:
         """Refuse a request of an address that has failed too often.
@@ -134,15 +134,22 @@ class FailureLimit:
         Raises:
             LimitReached: The address has failed too often.
         """
-        if not len(self._counter):
+        if self._counter.is_empty:
             return  # nobody has failed
         credential = _credential_digest(scope)
         if credential in self._known or (credential is None and TICKET in scope):
             return
         address = _address(scope)
-        for policy in self._policies:
-            if not self._counter.test(policy.item, address):
-                raise self._refusal(policy, address)
+        if (refused := self._refused.get(address)) is not None:
+            wait = ceil(refused.until - self._clock.monotonic())
+            if wait > 0:
+                raise _refused_address(refused.policy, wait)
+            del self._refused[address]
+        rates = self._rates_of(address)
+        if (number := self._counter.test(rates)) is not None:
+            policy = self._policies[number]
+            wait = self._counter.read(rates[number]).retry_after(policy.item)
+            raise _refused_address(policy, wait)
 
     def counting(self, scope: Scope, send: Send) -> Send:
         """Return a `send` that counts the answer if it is a 401."""
@@ -151,8 +158,7 @@ class FailureLimit:
         async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if message["status"] == 401:
-                    address = _address(scope)
-                    _count(self._counter, [(policy, address) for policy in self._policies])
+                    await self._count(_address(scope))
                     self._forget(credential)
                 elif credential is not None and CALLER in scope:
                     self._remember(credential)
@@ -171,29 +177,68 @@ class FailureLimit:
         if credential is not None:
             self._known.pop(credential, None)
 
-    def _refusal(self, policy: Policy, address: str) -> LimitReached:
-        amount, seconds = policy.item.amount, policy.item.get_expiry()
-        wait = self._counter.retry_after(policy.item, address)
-        return _rate_limited(
-            policy,
-            f"Limit reached: {amount} requests in {seconds} s without a valid credential from this "
-            f"address ({policy.setting}). Retry in {wait} s.",
-            wait,
-        )
+    async def _count(self, address: str) -> None:
+        _, readings = await self._counter.count(self._rates_of(address))
+        full = [
+            _Refused(policy, self._clock.monotonic() + reading.retry_after(policy.item))
+            for policy, reading in zip(self._policies, readings, strict=True)
+            if reading.used >= policy.item.amount
+        ]
+        if full and self._is_shared:
+            self._refused[address] = max(full, key=lambda refused: refused.until)
+            self._refused.move_to_end(address)
+            if len(self._refused) > RATE_KEYS_MAX:
+                self._refused.popitem(last=False)
+
+    def _rates_of(self, address: str) -> list[KeyRate]:
+        return [KeyRate(policy.item, address) for policy in self._policies]
 
 
-def _count(counter: SlidingWindowCounter, policies: Sequence[tuple[Policy, str]]) -> Policy | None:
-    """Count one request against every policy, or against none when one is used up.
+class _Refused(NamedTuple):
+    """An address that is refused until a moment of the monotonic clock."""
 
-    Returns:
-        The policy that is used up.
-    """
-    for policy, key in policies:
-        if not counter.test(policy.item, key):
-            return policy
-    for policy, key in policies:
-        counter.hit(policy.item, key)
-    return None
+    policy: Policy
+    until: float
+
+
+def _rates(policies: Sequence[tuple[Policy, str]]) -> list[KeyRate]:
+    return [KeyRate(policy.item, key) for policy, key in policies]
+
+
+def _fields(policies: Sequence[tuple[Policy, str]], readings: Sequence[Reading]) -> Fields:
+    names = ", ".join(
+        f'"{policy.name}";q={policy.item.amount};w={policy.item.get_expiry()}'
+        for policy, _ in policies
+    )
+    left = ", ".join(
+        f'"{policy.name}";r={reading.remaining(policy.item)};t={reading.resets_in()}'
+        for (policy, key), reading in zip(policies, readings, strict=True)
+        if key != _ALL
+    )
+    fields = [(b"ratelimit-policy", names.encode("ascii"))]
+    return [*fields, (b"ratelimit", left.encode("ascii"))] if left else fields
+
+
+def _refused_rate(policy: Policy, key: str, reading: Reading) -> LimitReached:
+    amount, seconds = policy.item.amount, policy.item.get_expiry()
+    who = "for all callers together" if key == _ALL else "per caller"
+    wait = reading.retry_after(policy.item)
+    return _rate_limited(
+        policy,
+        f"Limit reached: {amount} requests in {seconds} s {who} ({policy.setting}). "
+        f"Retry in {wait} s.",
+        wait,
+    )
+
+
+def _refused_address(policy: Policy, wait: int) -> LimitReached:
+    amount, seconds = policy.item.amount, policy.item.get_expiry()
+    return _rate_limited(
+        policy,
+        f"Limit reached: {amount} requests in {seconds} s without a valid credential from this "
+        f"address ({policy.setting}). Retry in {wait} s.",
+        wait,
+    )
 
 
 def _rate_limited(policy: Policy, detail: str, seconds: int) -> LimitReached:

@@ -75,42 +75,26 @@ class SlidingWindowCounter:
         """Forget a key."""
         self._counts.pop(item.key_for(key), None)
 
-    def remaining(self, item: RateLimitItem, key: str) -> int:
-        """Return how many more requests the rate allows now."""
-        return max(0, item.amount - floor(self._read(item, item.key_for(key)).used))
+    def read(self, item: RateLimitItem, key: str) -> "Reading":
+        """Return the counts of a key at this moment."""
+        return self._read(item, item.key_for(key))
 
-    def resets_in(self, item: RateLimitItem) -> int:
-        """Return the seconds until the current window ends, rounded up."""
-        return ceil(_seconds_left(item, self._clock.monotonic()))
-
-    def retry_after(self, item: RateLimitItem, key: str) -> int:
-        """Return the whole seconds after which the rate leaves room for one more request."""
-        now = self._read(item, item.key_for(key))
-        if now.used < item.amount:
-            free_in = 0.0
-        elif now.current < item.amount:
-            # The weight of the previous window shrinks evenly until the current one ends.
-            free_in = now.left - (item.amount - now.current) * item.get_expiry() / now.previous
-        else:
-            free_in = now.left
-        return floor(free_in) + 1
-
-    def _read(self, item: RateLimitItem, name: str) -> "_Reading":
+    def _read(self, item: RateLimitItem, name: str) -> "Reading":
         moment = self._clock.monotonic()
         window = int(moment // item.get_expiry())
-        left = _seconds_left(item, moment)
+        left = item.get_expiry() - moment % item.get_expiry()
         counts = self._counts.get(name)
         if counts is None or counts.window < window - 1:
-            return _Reading(window, 0, 0, left, 0.0)
+            return Reading(window, 0, 0, left, 0.0)
         if counts.window < window:
             previous, current = counts.current, 0
         else:
             previous, current = counts.previous, counts.current
         used = previous * left / item.get_expiry() + current
-        return _Reading(window, previous, current, left, used)
+        return Reading(window, previous, current, left, used)
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """The counts of one key at one moment.
 
     Attributes:
@@ -127,6 +111,21 @@ class _Reading(NamedTuple):
     left: float
     used: float
 
+    def remaining(self, item: RateLimitItem) -> int:
+        """Return how many more requests the rate allows now."""
+        return max(0, item.amount - floor(self.used))
 
-def _seconds_left(item: RateLimitItem, moment: float) -> float:
-    return item.get_expiry() - moment % item.get_expiry()
+    def resets_in(self) -> int:
+        """Return the seconds until the current window ends, rounded up."""
+        return ceil(self.left)
+
+    def retry_after(self, item: RateLimitItem) -> int:
+        """Return the whole seconds after which the rate leaves room for one more request."""
+        if self.used < item.amount:
+            free_in = 0.0
+        elif self.current < item.amount:
+            # The weight of the previous window shrinks evenly until the current one ends.
+            free_in = self.left - (item.amount - self.current) * item.get_expiry() / self.previous
+        else:
+            free_in = self.left
+        return floor(free_in) + 1

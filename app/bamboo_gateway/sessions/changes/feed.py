@@ -47,6 +47,10 @@ ten thousand commits a second are read twenty times."""
 _TICK_SECONDS = 1.0
 """How often the feed looks without a commit: for what ends by itself, and for other processes."""
 
+_POLL_SECONDS = 0.25
+"""How often it asks a store that several processes share, while no bus tells of their commits,
+whether there is anything new: one number."""
+
 _FAILED_SECONDS = 1.0
 """How long the feed waits after a fault of its own before it looks again."""
 
@@ -194,6 +198,8 @@ class ChangeFeed:
         self._by_user: dict[str, set[Follower]] = {}
         self._of_all: set[Follower] = set()
         self._has_failed = False
+        if (bus := context.bus) is not None:
+            bus.when_changed(lambda: self.changed(()))
 
     @property
     def followers(self) -> list[Follower]:
@@ -251,9 +257,7 @@ class ChangeFeed:
             if not self._is_followed.is_set():
                 self._tip = None
                 await self._is_followed.wait()
-            with anyio.move_on_after(_TICK_SECONDS):
-                await self._stirred.wait()
-            self._stirred.clear()
+            await self._wait()
             try:
                 await self._look()
             except BambooError as error:
@@ -268,6 +272,29 @@ class ChangeFeed:
                 await self._recover()
                 continue
             await anyio.sleep(_LOOK_SECONDS)
+
+    async def _wait(self) -> None:
+        """Wait for a commit, and otherwise for the next tick."""
+        polls = round(_TICK_SECONDS / _POLL_SECONDS) if self._polls else 1
+        for _ in range(polls):
+            with anyio.move_on_after(_TICK_SECONDS / polls):
+                await self._stirred.wait()
+            if self._stirred.is_set() or (polls > 1 and await self._has_more()):
+                break
+        self._stirred.clear()
+
+    @property
+    def _polls(self) -> bool:
+        """Whether only the store can tell of the commits of other processes."""
+        bus = self._context.bus
+        return self._context.store.replicas is not None and (bus is None or not bus.is_up)
+
+    async def _has_more(self) -> bool:
+        tip = self._tip
+        try:
+            return tip is None or await self._context.store.last_change() != (tip.feed, tip.number)
+        except BambooError:
+            return False  # the look at the next tick says what is wrong
 
     async def _recover(self) -> None:
         """Begin again after a fault."""

@@ -16,8 +16,10 @@ from bamboo_gateway.sessions.commands import RunWait
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import last_of_run
 from bamboo_gateway.sessions.queries import find_run
+from bamboo_gateway.sessions.runs.abandoned import AbandonedRuns
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Maker
+from bamboo_gateway.sessions.runs.scheduler import wish_to_end
 from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter
 from bamboo_gateway.sessions.transaction import Decision, SlotFreed, Transactions
 
@@ -34,12 +36,14 @@ class Cancellation:
         transactions: Transactions,
         maker: Maker,
         external: ExternalRuns,
+        abandoned: AbandonedRuns,
     ) -> None:
         self._context = context
         self._transactions = transactions
         self._registry = transactions.registry
         self._maker = maker
         self._external = external
+        self._abandoned = abandoned
 
     async def cancel_run(self, caller: Caller, session_id: str, run_id: str) -> RunCancelled:
         """Cancel one run. Return it once its terminal event is durable.
@@ -99,6 +103,8 @@ class Cancellation:
                     writer.run.cancel(terminal)
                 elif head.active.agent == EXTERNAL:
                     await self._external.end(writer, terminal)
+                elif self._context.store.replicas is not None:
+                    await self._end_elsewhere(writer, terminal)
                 await self._await_end(ended)
         finally:
             forget()
@@ -110,6 +116,17 @@ class Cancellation:
         run = await find_run(self._context.store, writer.id, writer.epoch, run_id)
         requested: CancelRequested = {"cancel_requested": True} if run["ended_at"] is None else {}
         return {**run, **requested}
+
+    async def _end_elsewhere(self, writer: SessionWriter, terminal: Cancelled) -> None:
+        """Ask the process that executes the run to end it; close the run when that one is dead."""
+        if self._abandoned.of(writer) is not None:
+            if await self._abandoned.close(writer):
+                self._registry.slot_free(writer)
+            return
+        wish = wish_to_end(writer, terminal)
+        active = writer.head.active
+        if wish is not None and active is not None and active.wish is None:
+            await self._transactions.commit(writer, Decision([], {}, wish=wish))
 
     async def _await_end(self, ended: anyio.Event) -> None:
         """Wait for a run's end, as long as one can be stored.

@@ -173,8 +173,11 @@ class _ChatCommand:
         # whoever leaves the tip for a branch closes all that waits there.
         is_instead = head.active is None and (is_busy or self._branching is None)
         closed = end_round(head, "superseded", self._maker.closed_call) if is_instead else []
+        wish = None
         if is_busy:
             drafts, effect = self._queue(writer, messages)
+            if self._chat.on_busy == "interrupt":
+                wish = self._service.scheduler.wish_to_interrupt(writer)
         else:
             drafts, effect = self._begin(writer, messages, position)
         turn: ChatTurn = {
@@ -184,7 +187,7 @@ class _ChatCommand:
             "status": "queued" if is_busy else "running",
             "position": position,
         }
-        return Decision([*created, *closed, *drafts], turn, (effect,))
+        return Decision([*created, *closed, *drafts], turn, (effect,), wish=wish)
 
     def _answered(self) -> list[str]:
         """Return the message that a run without input of its own answers."""

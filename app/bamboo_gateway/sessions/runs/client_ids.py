@@ -11,14 +11,17 @@ from typing import NamedTuple
 import anyio
 from anyio import to_thread
 
-from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.codec import decode, encode
 from bamboo_gateway.domain.errors import InvalidInput, MessageExists, Refused, RunEnded
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
-from bamboo_gateway.domain.sessions import QueuedRun
+from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun
 from bamboo_gateway.sessions.history import bulk_limiter
 from bamboo_gateway.sessions.runs.factory import EXTERNAL
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.storage.base import SessionStore
+
+_EVENTS_AT_ONCE = 5000
+"""How many events of a run are searched at once, in a thread."""
 
 HoldRuns = Callable[[SessionWriter, set[str]], Awaitable[None]]
 
@@ -159,11 +162,25 @@ class ClientIds:
         for queued in list(writer.head.queue):
             self._taken |= self._message_ids & await self._queued_ids(writer, queued)
         active = writer.head.active
+        if active is not None and active.executor is not None and writer.run is None:
+            await self._look_elsewhere(writer, active)
         if active is not None and not self._knows_unfinished(writer):
             try:
                 await self._hold(writer, {active.run_id})
             except RunEnded:
                 return  # its messages are in the log
+
+    async def _look_elsewhere(self, writer: SessionWriter, active: ActiveRun) -> None:
+        """Look for the unfinished messages of a run that another process executes, in the log."""
+        cursor = active.start_seq
+        while records := await self._store.read(
+            writer.id, writer.epoch, cursor, limit=_EVENTS_AT_ONCE, max_bytes=PAGE_BYTES_MAX
+        ):
+            bodies = [record.body for record in records]
+            self._taken |= await to_thread.run_sync(
+                _message_ids_in, bodies, self._message_ids, limiter=bulk_limiter
+            )
+            cursor = records[-1].seq
 
     def _knows_unfinished(self, writer: SessionWriter) -> bool:
         """Return whether `is_making` can answer: it cannot before `hold` of an external run."""
@@ -185,6 +202,13 @@ class ClientIds:
         if any(waiting.run_id == queued.run_id for waiting in writer.head.queue):
             writer.note_waiting(queued.run_id, ids)
         return ids
+
+
+def _message_ids_in(bodies: Sequence[bytes], wanted: frozenset[str]) -> set[str]:
+    """Return which of the ids the messages have that these events are part of."""
+    needles = [b'"message_id":' + encode(name) for name in wanted]
+    events = (decode(body) for body in bodies if any(needle in body for needle in needles))
+    return {event["message_id"] for event in events if event.get("message_id") in wanted}
 
 
 def _ids_of_input(body: bytes) -> frozenset[str]:

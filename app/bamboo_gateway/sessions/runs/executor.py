@@ -28,6 +28,7 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import (
     CODE_INTERRUPTED,
     AgentEvent,
+    Cancelled,
     Complete,
     DeltaEvent,
     Draft,
@@ -40,6 +41,7 @@ from bamboo_gateway.domain.events import (
 from bamboo_gateway.domain.files import files_in
 from bamboo_gateway.domain.limits import RUN_AHEAD_EVENTS_YIELD
 from bamboo_gateway.domain.message_assembler import MessageAssembler
+from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.domain.views import session_view
 from bamboo_gateway.observability.tracing import Parent, span_under
 from bamboo_gateway.sessions.context import Context
@@ -47,7 +49,7 @@ from bamboo_gateway.sessions.files.downloads import open_for_agent
 from bamboo_gateway.sessions.runs.conversation import Conversation, agent_conversation
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
 from bamboo_gateway.sessions.runs.factory import Maker, restored
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import HeadMoved, SessionWriter, Vanished
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +67,7 @@ class RunExecutor:
         run_id: The run's id.
         agent_name: The name of the agent that answers.
         writer: The writer of the run's session.
+        executor: This process, as the others know it; None: it has the store for itself.
     """
 
     __slots__ = (
@@ -89,6 +92,7 @@ class RunExecutor:
         "_since_yield",
         "_stop",
         "agent_name",
+        "executor",
         "run_id",
         "writer",
     )
@@ -110,6 +114,8 @@ class RunExecutor:
         self.writer = writer
         self.run_id = run_id
         self.agent_name = agent_name
+        replicas = context.store.replicas
+        self.executor = replicas.executor if replicas is not None else None
         self._context = context
         self._maker = maker
         self._agent = agent
@@ -146,8 +152,22 @@ class RunExecutor:
             if not self._ending:
                 self._scope.cancel()
 
+    def executes(self, active: ActiveRun | None) -> bool:
+        """Return whether the active run is this one, and executed here."""
+        return (
+            active is not None and active.run_id == self.run_id and active.executor == self.executor
+        )
+
+    def wished(self, terminal: dict[str, Any]) -> None:
+        """End as another process wishes (`ActiveRun.wish`)."""
+        self.cancel(Cancelled(str(terminal.get("reason", "cancelled"))))
+
+    def moved(self, last_seq: int) -> None:
+        """Note that what the run said has other seqs now, up to this one: it was decided again."""
+        self._last_seq = last_seq
+
     def abandon(self) -> None:
-        """Stop without a terminal event: the session is deleted."""
+        """Stop without a terminal event: the session is deleted, or somebody has ended the run."""
         self._ending = True
         self._scope.cancel()
 
@@ -310,17 +330,23 @@ class RunExecutor:
                     )
                     self._last_seq, drafts = 0, None
                     await self.writer.ready_at_last()
-                if not self._has_slot():
-                    return  # the end was stored, although the store reported a failure
+                if not self.executes(self.writer.head.active):
+                    # The end was stored, although the store reported a failure; or another process
+                    # has ended the run.
+                    return
                 final = self._final(otherwise)
                 if not is_counted and isinstance(final, Complete):
                     # Before the end is stored, so that a crash between the two forgets nothing.
                     await self._context.budget.spend(self.writer.head.user_id, final.usage)
                     is_counted = True
+                    if not self.writer.is_ready:
+                        continue  # the head has moved meanwhile
                 drafts = drafts or self._assembler.end(final)
                 await self.writer.commit(drafts, waiters=[self._ended], reserve=True)
             except Vanished:
                 return
+            except HeadMoved:
+                continue  # behind what the run has said before, and only if it still has the slot
             except (TooLarge, InvalidEvent):
                 # The last message does not fit into an event, and the terminal event always does:
                 # it is stored alone.
@@ -343,14 +369,10 @@ class RunExecutor:
             else:
                 return
 
-    def _has_slot(self) -> bool:
-        active = self.writer.head.active
-        return active is not None and active.run_id == self.run_id
-
     def _ended(self, error: BambooError | None) -> None:
         # Here, and not after `commit`: by then, other events may have the seqs of what was undone,
         # and `broken` may reach the next run.
-        if error is not None and not isinstance(error, TooLarge | InvalidEvent):
+        if error is not None and not isinstance(error, TooLarge | InvalidEvent | HeadMoved):
             self.broken(error)
 
 

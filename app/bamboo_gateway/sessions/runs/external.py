@@ -2,6 +2,9 @@
 
 Such a run takes the session's one slot and outlives the gateway. It ends with a terminal event, by
 cancel, or with `timeout` when nothing was posted for `external_run_timeout_seconds`.
+
+Where several processes share a store, the events of a run may be posted to any of them, and its
+silence is that of the session, as the store has it (`Recovery`).
 """
 
 from dataclasses import dataclass
@@ -41,7 +44,12 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.history import last_of_run
 from bamboo_gateway.sessions.runs.client_ids import ClientIds
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Maker, beginning, restored
-from bamboo_gateway.sessions.streaming.session_writer import ExternalRun, SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import (
+    ExternalRun,
+    LookAgain,
+    SessionWriter,
+    Vanished,
+)
 from bamboo_gateway.sessions.transaction import Decision, Effect, Transactions
 
 log = structlog.get_logger(__name__)
@@ -294,7 +302,10 @@ class ExternalRuns:
 
     async def _load(self, writer: SessionWriter, active: ActiveRun) -> None:
         await writer.settled()
+        loads = writer.loads
         assembler = await restored(self._context.store, self._maker, writer, active.run_id)
+        if writer.loads != loads:
+            return  # another process has posted since the log was read
         if writer.external is not None and writer.external.run_id == active.run_id:
             return  # another call was faster, and may have fed it since
         if writer.head.active is not None and writer.head.active.run_id == active.run_id:
@@ -319,6 +330,8 @@ class ExternalRuns:
 
     def end_silent(self) -> None:
         """End the external runs to which nothing was posted for too long."""
+        if self._context.store.replicas is not None:
+            return  # memory has only what was posted here
         seconds = self._context.settings.external_run_timeout_seconds
         now = self._context.clock.monotonic()
         for writer in self._registry.sessions:
@@ -333,6 +346,17 @@ class ExternalRuns:
                 )
             elif now - held.last_event_at > seconds:
                 self.end_later(writer, timed_out(seconds))
+
+    async def end_if_silent(self, writer: SessionWriter) -> None:
+        """End the external run of a session in which nothing has happened for too long.
+
+        Raises:
+            BambooError: The end could not be stored; the run is still open.
+        """
+        active, seconds = writer.head.active, self._context.settings.external_run_timeout_seconds
+        silent_ms = self._context.clock.now_ms() - writer.head.last_activity_at
+        if active is not None and active.agent == EXTERNAL and silent_ms > seconds * 1000:
+            await self.end(writer, timed_out(seconds))
 
     async def _take_up(self, writer: SessionWriter, run_id: str) -> None:
         with self._registry.keeping(writer):
@@ -362,14 +386,22 @@ class ExternalRuns:
         if active is None:
             return
         with self._registry.keeping(writer):
-            try:
-                await self.hold(writer, {active.run_id})
-                run = writer.external
-                if run is None or run.run_id != active.run_id:
+            while True:
+                try:
+                    await self._end(writer, active.run_id, terminal)
+                except (Vanished, RunEnded):
                     return
-                posted = self.posted(writer)
-                posted.feed(run.run_id, terminal)
-                decision: Decision = Decision(posted.drafts, {}, (posted,), reserve=True)
-                await self._transactions.commit(writer, decision)
-            except (Vanished, RunEnded):
-                return
+                except LookAgain:
+                    continue  # another process has changed the session
+                else:
+                    return
+
+    async def _end(self, writer: SessionWriter, run_id: str, terminal: TerminalEvent) -> None:
+        await self.hold(writer, {run_id})
+        run = writer.external
+        if run is None or run.run_id != run_id:
+            return
+        posted = self.posted(writer)
+        posted.feed(run.run_id, terminal)
+        decision: Decision = Decision(posted.drafts, {}, (posted,), reserve=True)
+        await self._transactions.commit(writer, decision)

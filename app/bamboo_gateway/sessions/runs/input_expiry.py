@@ -2,9 +2,11 @@
 
 The log has the times. A start finds these sessions with `SessionStore.unfinished`; while the
 gateway runs, each end of a run is looked at. So nothing scans sessions. What has expired is closed,
-and when nothing else is open, the next run begins in the same commit and is told.
+and when nothing else is open, the next run begins in the same commit and is told. Processes that
+share a store also look for what has expired (`Recovery`): the timers of a dead one are lost.
 """
 
+from contextlib import suppress
 from heapq import heappop, heappush
 from typing import Any
 
@@ -19,7 +21,7 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.factory import Maker
 from bamboo_gateway.sessions.runs.rounds import Round, load_round, next_run
 from bamboo_gateway.sessions.runs.scheduler import RunScheduler
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import SessionWriter
 from bamboo_gateway.sessions.transaction import Decision, Transactions
 
 log = structlog.get_logger(__name__)
@@ -80,19 +82,29 @@ class InputExpiry:
 
     async def _expire(self, session_id: str) -> None:
         try:
-            async with self._registry.use(GATEWAY, session_id) as writer:
-                await self._close_expired(writer)
-                at = writer.head.request_expires_at
-                # What could not be closed now (the session has expired) is noted when that ends.
-                if at is not None and at > self._context.clock.now_ms():
-                    self.note(writer)
-        except (NotFound, Vanished):
-            pass  # deleted meanwhile
+            await self.expire(session_id)
         except BambooError as error:
             log.warning("a request could not expire", session_id=session_id, code=error.code)
             self._note(session_id, self._context.clock.now_ms() + _RETRY_MS)
         finally:
             self._working -= 1
+
+    async def expire(self, session_id: str) -> None:
+        """Close what has expired in a session.
+
+        Raises:
+            BambooError: It could not be closed now.
+        """
+
+        async def expire(writer: SessionWriter) -> None:
+            await self._close_expired(writer)
+            at = writer.head.request_expires_at
+            # What could not be closed now (the session has expired) is noted when that ends.
+            if at is not None and at > self._context.clock.now_ms():
+                self.note(writer)
+
+        with suppress(NotFound):  # deleted meanwhile
+            await self._registry.within(GATEWAY, session_id, expire)
 
     async def _close_expired(self, writer: SessionWriter) -> None:
         known = await self._load(writer)
@@ -105,6 +117,8 @@ class InputExpiry:
         is_waiting = self._context.states.state_of(head) == "needs_input"
         if not expired or not is_waiting or self._context.drain.has_begun:
             return
+        if self._context.store.replicas is not None and not self._scheduler.can_begin(head):
+            return  # a process that has the agent closes it
         closings = [close_draft(name, "expired") for name in expired]
         decision: Decision = Decision(closings, {})
         if len(expired) == len(head.open_requests):

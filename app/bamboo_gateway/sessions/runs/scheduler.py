@@ -22,7 +22,7 @@ from bamboo_gateway.domain.errors import (
 from bamboo_gateway.domain.events import CODE_INTERRUPTED, Cancelled, Failed
 from bamboo_gateway.domain.limits import PAGE_BYTES_MAX
 from bamboo_gateway.domain.messages import Message
-from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun
+from bamboo_gateway.domain.sessions import ActiveRun, QueuedRun, SessionHead
 from bamboo_gateway.domain.titles import first_message_titles
 from bamboo_gateway.domain.tool_order import in_order
 from bamboo_gateway.observability.tracing import Parent
@@ -32,13 +32,22 @@ from bamboo_gateway.sessions.runs.executor import RunExecutor
 from bamboo_gateway.sessions.runs.external import ExternalRuns
 from bamboo_gateway.sessions.runs.factory import EXTERNAL, Agents, Maker, beginning
 from bamboo_gateway.sessions.runs.titling import Titles
-from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
+from bamboo_gateway.sessions.streaming.session_writer import (
+    LookAgain,
+    SessionWriter,
+    Vanished,
+    Wish,
+)
 from bamboo_gateway.sessions.transaction import Decision, Effect, SlotFreed, Transactions
 
 log = structlog.get_logger(__name__)
 
 _START_RETRY_SECONDS = 1.0
 """How long to wait before trying again to start a queued run that could not start (a full disk)."""
+
+_LEFT_MAX = 10_000
+"""How many runs are remembered that wait for a process with their agent: some 100 bytes each. When
+there are more, each is looked at again."""
 
 
 class RunScheduler:
@@ -66,6 +75,8 @@ class RunScheduler:
         self._external = external
         # Also runs whose session is deleted already.
         self._running: set[RunExecutor] = set()
+        # The queued runs whose agent this process has not; another one may have it.
+        self._left: set[str] = set()
         self._registry.on_slot_free.append(self.start_next)
 
     # -- effects of decisions ---------------------------------------------------------------
@@ -131,12 +142,19 @@ class RunScheduler:
         self._context.tasks.spawn(self._execute, writer, run, name=name)
 
     def interrupt(self, writer: SessionWriter, active: ActiveRun) -> None:
-        """End the active run in favour of a newer message."""
-        terminal = Cancelled("interrupted by a newer message")
+        """End the active run in favour of a newer message; another process ends its own."""
+        terminal = Cancelled(_INTERRUPTED)
         if writer.run is not None:
             writer.run.cancel(terminal)
         elif active.agent == EXTERNAL:
             self._external.end_later(writer, terminal)
+
+    def wish_to_interrupt(self, writer: SessionWriter) -> Wish | None:
+        """Return the wish that the decision about the newer message carries.
+
+        It is None when `interrupt` ends the run: this process executes it, or nobody does.
+        """
+        return wish_to_end(writer, Cancelled(_INTERRUPTED))
 
     async def _execute(self, writer: SessionWriter, run: RunExecutor) -> None:
         self._running.add(run)
@@ -161,6 +179,8 @@ class RunScheduler:
             or writer.run is not None
         ):
             return
+        if head.queue and head.queue[0].run_id in self._left:
+            return
         if head.open_requests:
             return  # people come first
         if head.active is None and head.queue and head.logged_state is None:
@@ -169,7 +189,7 @@ class RunScheduler:
 
     async def _start_queued(self, writer: SessionWriter) -> None:
         try:
-            while await self._start_one(writer):  # noqa: ASYNC110
+            while await self._start_decided(writer):  # noqa: ASYNC110
                 await anyio.sleep(_START_RETRY_SECONDS)
         except Vanished:
             return
@@ -177,6 +197,16 @@ class RunScheduler:
             writer.release_start()
         if writer.head.active is None:
             self.start_next(writer)
+
+    async def _start_decided(self, writer: SessionWriter) -> bool:
+        """Try to start the next run, until no other process has changed the session meanwhile."""
+        while True:
+            try:
+                return await self._start_one(writer)
+            except Vanished:
+                raise
+            except LookAgain:
+                await writer.ready()
 
     async def _start_one(self, writer: SessionWriter) -> bool:
         """Try once to start the next run. Return whether to try again."""
@@ -196,14 +226,35 @@ class RunScheduler:
             is_over = self._context.drain.has_begun
             if head.open_requests or is_over or head.active or head.logged_state or queued is None:
                 return False
+            if self._leaves(queued, given.get("agent")):
+                return False
             decision = self._start_decision(writer, queued, given, branching)
             await self._transactions.commit(writer, decision)
+        except LookAgain:
+            raise
         except BambooError as error:
             if isinstance(error, Conflict):
                 writer.lost()
             log.warning("a queued run could not start", session_id=writer.id, code=error.code)
             return True
         return False
+
+    def can_begin(self, head: SessionHead) -> bool:
+        """Return whether this process has the agent that gets the answers of the present round."""
+        agent = head.open_requests[0].agent
+        return agent == EXTERNAL or agent in self.agents
+
+    def _leaves(self, queued: QueuedRun, agent: str | None) -> bool:
+        """Return whether the run waits for another process, one that has its agent."""
+        if self._context.store.replicas is None or agent is None or agent in self.agents:
+            return False
+        if len(self._left) >= _LEFT_MAX:
+            self._left.clear()
+        self._left.add(queued.run_id)
+        log.warning(
+            "a queued run waits for a process that has its agent", run_id=queued.run_id, agent=agent
+        )
+        return True
 
     def _branching(self, given: dict[str, Any]) -> Branching | None:
         """Return the branch that a queued run begins, if it named the message before it."""
@@ -298,6 +349,17 @@ class RunScheduler:
                 if not again:
                     run.leave()
 
+    def lost(self) -> None:
+        """End all runs: the other processes have taken this one for dead, and close them, too."""
+        lost = Failed(
+            "The gateway was out of reach while this run was executing.", CODE_INTERRUPTED
+        )
+        for writer in self._registry.sessions:
+            if writer.run is not None:
+                writer.run.cancel(lost)
+        for run in self._running:
+            run.cancel(lost)
+
     def give_up(self) -> None:
         """Leave ends that are still not stored to the next start: a shutdown is bounded (R11)."""
         for run in self._running:
@@ -313,6 +375,17 @@ class RunScheduler:
                     # The terminal event is decided and not durable yet.
                     writer.when_settled(ended.set)
                 await ended.wait()
+
+
+_INTERRUPTED = "interrupted by a newer message"
+
+
+def wish_to_end(writer: SessionWriter, end: Cancelled) -> Wish | None:
+    """Return the wish that another process ends the active run; None when none executes it."""
+    active = writer.head.active
+    if active is None or active.executor is None or writer.run is not None:
+        return None
+    return Wish(active.run_id, {"type": end.type, "reason": end.reason})
 
 
 @dataclass(frozen=True, slots=True)

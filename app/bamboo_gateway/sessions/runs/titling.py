@@ -3,11 +3,12 @@
 The agent is asked after the first answer, beside the session: nothing of that is in the log but the
 title. When the agent fails or takes too long, the first message gives the title
 (`domain.titles`). A value of the store names each session that waits for its title, so that a crash
-loses none and no start looks at all sessions.
+loses none and no start looks at all sessions. Where several processes share a store, the value is
+the process that owes the title, and only one at a time asks for a session's title.
 """
 
-from collections.abc import Container, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Container, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 import anyio
@@ -30,12 +31,16 @@ from bamboo_gateway.sessions.history import find_on_path
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 from bamboo_gateway.sessions.transaction import Decision, Transactions
+from bamboo_gateway.storage.replicas import Presence
 from bamboo_gateway.storage.reports import ValueChange
 
 log = structlog.get_logger(__name__)
 
 _KIND: Final = "untitled"
 """The kind of the values that name the sessions whose title an agent has to give."""
+
+_CLAIM: Final = "titling"
+"""The kind of the presence of a process that asks for a title."""
 
 _AGENT: Final = "agent:"
 
@@ -93,8 +98,10 @@ class Titles:
         """Note durably that the session needs a title once its run has ended."""
         if self._agent is None or not is_untitled(writer.head):
             return
+        replicas = self._context.store.replicas
+        owing = replicas.executor.encode() if replicas is not None else b"1"
         try:
-            await self._context.store.write_values([ValueChange(_KIND, writer.id, b"1")])
+            await self._context.store.write_values([ValueChange(_KIND, writer.id, owing)])
             self._noted.add(writer.id)
         except BambooError as error:
             # The conversation is what matters; without the note only a crash loses the title.
@@ -127,11 +134,12 @@ class Titles:
 
     async def _give(self, session_id: str) -> None:
         try:
-            async with self._at_once:
-                title = await self._title(session_id)
-                if title is not None:
-                    await self._write(session_id, title)
-            await self._context.store.write_values([ValueChange(_KIND, session_id, None)])
+            async with self._at_once, self._alone(session_id) as alone:
+                if alone:
+                    title = await self._title(session_id)
+                    if title is not None:
+                        await self._write(session_id, title)
+                    await self._context.store.write_values([ValueChange(_KIND, session_id, None)])
             self._noted.discard(session_id)
         except (NotFound, Vanished, Conflict):
             await self._forget(session_id)  # deleted since
@@ -142,6 +150,22 @@ class Titles:
             log.exception("no title could be given", session_id=session_id)
         finally:
             self._asking.discard(session_id)
+
+    @asynccontextmanager
+    async def _alone(self, session_id: str) -> AsyncGenerator[bool]:
+        """Claim the title for this process; False when another one is asking for it."""
+        replicas = self._context.store.replicas
+        if replicas is None:
+            yield True
+            return
+        claim = Presence(session_id, _CLAIM, "title", replicas.executor, b"{}")
+        if not await replicas.claim(claim):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            await replicas.unclaim(session_id, _CLAIM, claim.name)
 
     async def _forget(self, session_id: str) -> None:
         self._noted.discard(session_id)

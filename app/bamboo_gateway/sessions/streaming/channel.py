@@ -5,12 +5,26 @@ readers wait: the channel stays, and then keeps little more than where the log e
 it. The next writer publishes into the same channel, so no reader misses a wake-up in between.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from bamboo_gateway.domain.codec import decode
+from bamboo_gateway.domain.events import TERMINAL_TYPES
+from bamboo_gateway.domain.positions import Position
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.streaming.event_queue import EventQueue
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 from bamboo_gateway.sessions.streaming.subscription import EndedRun, Subscription
+from bamboo_gateway.storage.commits import Record
+
+_TOLD_TYPES = TERMINAL_TYPES | {"run_start", "state_change"}
+
+
+class _Begun(NamedTuple):
+    """A run that another process began, and a seq before its input."""
+
+    run_id: str
+    before_seq: int
 
 
 class Channel:
@@ -25,6 +39,8 @@ class Channel:
     Attributes:
         head: The writer's head. While no writer is in memory, it has only the owner and shares.
         durable_seq: The seq of the last event that readers may see.
+        version: The version of the session with that event, as far as the channel alone knows
+            it: a writer in memory knows better. Only stores that several processes share have any.
         queue: The recent durable events, and what renderers made of them.
         connections: The open streams, by connection id.
         last_run: The last run that ended while somebody read or the writer was in memory.
@@ -32,6 +48,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_begun",
         "_change_waiters",
         "_channels",
         "_on_lost",
@@ -43,6 +60,7 @@ class Channel:
         "id",
         "last_run",
         "queue",
+        "version",
     )
 
     def __init__(
@@ -59,6 +77,7 @@ class Channel:
         self._channels = channels
         self._on_lost = on_lost
         self._change_waiters: list[Callable[[], None]] = []
+        self._begun: _Begun | None = None
         self.begin(head)
 
     # -- readers ----------------------------------------------------------------------------
@@ -102,12 +121,70 @@ class Channel:
         """Start at the end of the log, with an empty event queue."""
         self.head = head
         self.durable_seq = head.seq
+        self.version = head.version
         self.queue = EventQueue(head.position)
 
     def extend(self, bodies: list[bytes]) -> None:
         """Add the bodies of the next durable events. Readers are woken by `wake`."""
         self.durable_seq += len(bodies)
         self.queue.extend(bodies)
+
+    def absorb(self, records: Sequence[Record], version: int, head: SessionHead | None) -> None:
+        """Add the next events, which another process has stored, and tell the streams of them.
+
+        Where compaction has removed some, the event queue begins anew behind the last one: readers
+        then read the log.
+
+        Args:
+            records: The events after `durable_seq`, in order.
+            version: The version of the session with the last of them.
+            head: A head that has all of them, when the caller has loaded one.
+        """
+        if records:
+            before, end = self.durable_seq, records[-1].seq
+            if end - before == len(records):
+                self.extend([record.body for record in records])
+            else:
+                self.durable_seq = end
+                self.queue = EventQueue(Position(self.epoch, end))
+            for record in records:
+                if record.type in _TOLD_TYPES:
+                    self._tell(record, before)
+        self.version = version
+        if head is not None:
+            self.head = head
+        if records:
+            self.wake()
+
+    def _tell(self, record: Record, before: int) -> None:
+        """Tell the streams of an event that begins or ends something.
+
+        Args:
+            record: The event.
+            before: The seq before the events that came with it.
+        """
+        event = decode(record.body)
+        kind, run_id = event["type"], event.get("run_id")
+        if kind == "run_start":
+            self._begun = _Begun(run_id, before)
+            for connection in self.connections.values():
+                connection.run_started(run_id)
+        elif kind in TERMINAL_TYPES:
+            self.last_run = EndedRun(self._before_run(run_id, before), record.seq)
+            for connection in self.connections.values():
+                connection.run_ended(run_id, record.seq)
+        elif event["to"] in {"closed", "archived"}:
+            for connection in self.connections.values():
+                connection.end("closed", after_rest=True)
+
+    def _before_run(self, run_id: str, before: int) -> int:
+        """Return a seq before the input of a run; rather too early than too late."""
+        active, begun = self.head.active, self._begun
+        if active is not None and active.run_id == run_id:
+            return active.before_seq
+        if begun is not None and begun.run_id == run_id:
+            return begun.before_seq
+        return before
 
     def wake(self) -> None:
         """Wake the streams, and the calls that wait for the next event."""
@@ -134,7 +211,12 @@ class Channel:
         head = self.head
         self.begin(
             SessionHead(
-                self.id, self.epoch, self.durable_seq, user_id=head.user_id, shares=head.shares
+                self.id,
+                self.epoch,
+                self.durable_seq,
+                user_id=head.user_id,
+                shares=head.shares,
+                version=head.version,
             )
         )
 

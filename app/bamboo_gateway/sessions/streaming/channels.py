@@ -13,10 +13,14 @@ class Channels:
 
     Attributes:
         open: The channels that have readers, by session id. Channels enter and leave it themselves.
+        watched_elsewhere: The sessions with an open stream at another process, as of the last look.
+        disconnected_elsewhere: The sessions that had one until a moment ago.
     """
 
     def __init__(self, store: SessionStore, settings: Settings, clock: Clock) -> None:
         self.open: dict[str, Channel] = {}
+        self.watched_elsewhere: set[str] = set()
+        self.disconnected_elsewhere: set[str] = set()
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -33,21 +37,26 @@ class Channels:
     def is_watched(self, session_id: str) -> bool:
         """Return whether the session has an open stream."""
         channel = self.open.get(session_id)
-        return channel is not None and bool(channel.connections)
+        if channel is not None and channel.connections:
+            return True
+        return session_id in self.watched_elsewhere
 
     def is_disconnected(self, session_id: str) -> bool:
         """Return whether its last stream ended within `disconnect_retention_seconds`."""
         ended = self._disconnected_at.get(session_id)
-        return ended is not None and self._is_remembered(ended)
+        if ended is not None and self._is_remembered(ended):
+            return True
+        return session_id in self.disconnected_elsewhere
 
     def watched(self) -> set[str]:
         """Return the ids of all sessions with an open stream."""
-        return {channel.id for channel in self.open.values() if channel.connections}
+        own = {channel.id for channel in self.open.values() if channel.connections}
+        return own | self.watched_elsewhere
 
     def disconnected(self) -> set[str]:
         """Return the ids of all sessions for which `is_disconnected` is true."""
         self.forget_old()
-        return set(self._disconnected_at)
+        return self._disconnected_at.keys() | self.disconnected_elsewhere
 
     def note_disconnect(self, channel: Channel) -> None:
         """Remember that the session's last stream has ended."""
@@ -64,6 +73,7 @@ class Channels:
     def forget(self, session_id: str) -> None:
         """Forget when the streams of a deleted session ended."""
         self._disconnected_at.pop(session_id, None)
+        self.disconnected_elsewhere.discard(session_id)
 
     def forget_old(self) -> None:
         """Forget the disconnects that are older than `disconnect_retention_seconds`."""

@@ -18,6 +18,7 @@ from bamboo_gateway.sessions.commands import StreamRequest
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.channels import Channels
+from bamboo_gateway.sessions.streaming.presences import NOWHERE_ELSE, Elsewhere, StreamPresences
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason, Renderer
 from bamboo_gateway.sessions.streaming.run_stop import Stop, find_stop
 from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter, Vanished
@@ -33,6 +34,7 @@ class _EndedConnection(NamedTuple):
     """What is remembered of an ended stream, for `/reconnect`."""
 
     ended_at: float
+    at_ms: int
     epoch: int
     resume_seq: int
 
@@ -103,6 +105,7 @@ class StreamHub:
         sessions: Where the hub looks sessions up.
         channels: The channels that have readers.
         may_stay: Called every second for each open stream: whether its caller's right still holds.
+        presences: The streams of the other processes that share the store; None: there are none.
 
     Attributes:
         open: How many streams are open, or about to be.
@@ -115,8 +118,10 @@ class StreamHub:
         sessions: Sessions,
         channels: Channels,
         may_stay: Callable[[Caller], bool],
+        presences: StreamPresences | None = None,
     ) -> None:
         self._runs_are_over = False
+        self._presences = presences
         self.open = 0
         self._context = context
         self._store = context.store
@@ -199,6 +204,8 @@ class StreamHub:
         renderer: Renderer,
         place: StreamPlace | None,
     ) -> Subscription | None:
+        elsewhere = await self.look_elsewhere(caller, session_id, request)
+
         async def open_stream(writer: SessionWriter) -> Subscription | None:
             self._context.states.check_not_expired(writer.head)
             try:
@@ -206,7 +213,7 @@ class StreamHub:
                 await writer.settled()
             except BambooError:
                 raise LookAgain from None
-            return await self._open(caller, writer, request, renderer, place)
+            return await self._open(caller, writer, request, renderer, place, elsewhere)
 
         # Without a place in memory: the stream waits in the session's channel.
         return await self._sessions.within(caller, session_id, open_stream, "read", place=False)
@@ -218,9 +225,10 @@ class StreamHub:
         request: StreamRequest,
         renderer: Renderer,
         place: StreamPlace | None,
+        elsewhere: Elsewhere,
     ) -> Subscription | None:
         channel = writer.channel
-        start = self.start_of(channel, request)
+        start = self.start_of(channel, request, elsewhere)
         stop = Stop()
         if request.until_complete:
             stop = await find_stop(self._store, writer, start.cursor, request.run_id)
@@ -233,7 +241,7 @@ class StreamHub:
         ended = writer.head.logged_state is not None and start.cursor >= channel.durable_seq
         if ended and start.reset is None:
             return None
-        connection_id = self.name_of(caller, writer, request)
+        connection_id = self.name_of(caller, writer, request, elsewhere)
         older = channel.connections.get(connection_id)
         if place is None:
             # A client that reconnects takes the place of its old stream, which may be half open.
@@ -254,43 +262,80 @@ class StreamHub:
         connection.until_run = stop.run_id
         connection.until_next = stop.next_run
         place.is_used = True
-        self.attach(writer, connection)
+        self.attach(writer, connection, is_named=request.connection_id is not None)
         self._tally.streams_opened += 1
         return connection
 
-    def attach(self, writer: SessionWriter, connection: Subscription) -> None:
+    async def look_elsewhere(
+        self, caller: Caller, session_id: str, request: StreamRequest
+    ) -> Elsewhere:
+        """Return what other processes have of the connection that a request names.
+
+        For a stream that is reconnected they end the old one, so that it is known where it was.
+
+        Raises:
+            BambooError: As `SessionRegistry.within`.
+            Unavailable: The store does not answer now.
+        """
+        name, presences = request.connection_id, self._presences
+        if name is None or presences is None:
+            return NOWHERE_ELSE
+
+        async def look(writer: SessionWriter) -> Elsewhere:
+            replaces_all = caller.is_owner(writer.head.user_id)
+            found = await presences.named(session_id, name, None if replaces_all else caller.id)
+            if found.is_anothers or not _is_resumed(request):
+                return found
+            return Elsewhere(left=await presences.take_over(session_id, name))
+
+        return await self._sessions.within(caller, session_id, look, "read", place=False)
+
+    def attach(
+        self, writer: SessionWriter, connection: Subscription, *, is_named: bool = False
+    ) -> None:
         """Let a new stream read from its session's channel, in the place of one of its name."""
         channel = writer.channel
         if (older := channel.connections.get(connection.id)) is not None:
             older.end("superseded")
         channel.add(connection)
         self._ended.pop((writer.id, connection.id), None)
+        if self._presences is not None:
+            self._presences.opened(connection, is_named=is_named)
         if writer.head.logged_state is not None:
             connection.end("closed", after_rest=True)
         elif self._context.drain.has_begun:
             _dismiss(writer, connection, at_once=self._runs_are_over)
 
-    def name_of(self, caller: Caller, writer: SessionWriter, request: StreamRequest) -> str:
+    def name_of(
+        self,
+        caller: Caller,
+        writer: SessionWriter,
+        request: StreamRequest,
+        elsewhere: Elsewhere = NOWHERE_ELSE,
+    ) -> str:
         """Return the id of a new connection: the one that the request names, or a new one."""
         name = request.connection_id
         older = writer.channel.connections.get(name) if name is not None else None
         is_anothers = older is not None and older.caller.id != caller.id
+        is_anothers = is_anothers or elsewhere.is_anothers
         if name is None or (is_anothers and not caller.is_owner(writer.head.user_id)):
             # A caller who may only read ends no stream of others.
             return self._context.ids.make("c_", self._clock.now_ms())
         return name
 
-    def start_of(self, channel: Channel, request: StreamRequest) -> Start:
+    def start_of(
+        self, channel: Channel, request: StreamRequest, elsewhere: Elsewhere = NOWHERE_ELSE
+    ) -> Start:
         """Return where a stream begins."""
-        has_position = (
-            request.after is not None or request.from_start or request.last_event_id is not None
-        )
-        if request.reconnect and request.connection_id and not has_position:
-            ended = self._ended.get((channel.id, request.connection_id))
+        if request.connection_id and _is_resumed(request):
+            here = self._ended.get((channel.id, request.connection_id))
             current = channel.connections.get(request.connection_id)
             if current is not None:
                 # The client has left it, although the gateway has not noticed yet.
-                return Start(min(_resume_seq(current), channel.durable_seq))
+                return Start(min(current.resume_seq, channel.durable_seq))
+            there = elsewhere.left
+            is_there = there is not None and (here is None or there.at_ms > here.at_ms)
+            ended = there if is_there else here
             if ended is not None:
                 if ended.epoch != channel.epoch:
                     return choose_start(channel, StreamRequest(after=Position(ended.epoch, 0)))
@@ -313,9 +358,15 @@ class StreamHub:
     def detach(self, channel: Channel, connection: Subscription) -> None:
         """Unregister an ended stream, and remember where it was for `/reconnect`."""
         if channel.remove(connection):
-            self._ended[channel.id, connection.id] = _EndedConnection(
-                self._clock.monotonic(), channel.epoch, _resume_seq(connection)
+            ended = _EndedConnection(
+                self._clock.monotonic(),
+                self._clock.now_ms(),
+                channel.epoch,
+                connection.resume_seq,
             )
+            self._ended[channel.id, connection.id] = ended
+            if self._presences is not None:
+                self._presences.ended(connection, *ended[1:])
             while len(self._ended) > ENDED_CONNECTIONS_MAX:
                 self._ended.popitem(last=False)
         if not channel.connections and not channel.gone:
@@ -334,7 +385,10 @@ class StreamHub:
         """Return the open streams of a session."""
         await self._sessions.head(caller, session_id)
         channel = self._channels.get(session_id)
-        return [each.view() for each in channel.connections.values()] if channel else []
+        views = [each.view() for each in channel.connections.values()] if channel else []
+        if self._presences is not None:
+            views += await self._presences.connections(session_id)
+        return views
 
     async def disconnect(self, caller: Caller, session_id: str, connection_id: str) -> None:
         """End one stream; the others and the run go on (R6).
@@ -345,9 +399,12 @@ class StreamHub:
         await self._sessions.head(caller, session_id)
         channel = self._channels.get(session_id)
         connection = channel.connections.get(connection_id) if channel else None
-        if connection is None:
+        if connection is not None:
+            connection.end("superseded")
+        elif self._presences is None or not await self._presences.disconnect(
+            session_id, connection_id
+        ):
             raise NotFound(f"No connection {connection_id!r}.", code="connection-not-found")
-        connection.end("superseded")
 
     def farewell(self, *, runs_are_over: bool = False) -> None:
         """End idle streams now, and others after their run's terminal event.
@@ -370,6 +427,14 @@ class StreamHub:
             del self._ended[key]
 
 
+def _is_resumed(request: StreamRequest) -> bool:
+    """Return whether a stream goes on where the older one of its name was."""
+    has_position = (
+        request.after is not None or request.from_start or request.last_event_id is not None
+    )
+    return request.reconnect and not has_position
+
+
 def _dismiss(writer: SessionWriter | None, connection: Subscription, *, at_once: bool) -> None:
     """End a stream because the gateway shuts down: now, or after its run's terminal event.
 
@@ -384,16 +449,3 @@ def _dismiss(writer: SessionWriter | None, connection: Subscription, *, at_once:
     else:
         # The terminal event may be decided and not durable yet.
         writer.when_settled(end)
-
-
-def _resume_seq(connection: Subscription) -> int:
-    """Return the seq after which a client misses nothing: the last chunk may be lost."""
-    channel = connection.channel
-    active, last_run = channel.head.active, channel.last_run
-    seqs = [connection.cursor]
-    if active is not None:
-        seqs.append(active.before_seq)
-    if last_run is not None and last_run.end_seq > connection.written_from:
-        # The end of this run was in the last chunk.
-        seqs.append(last_run.before_seq)
-    return min(seqs)

@@ -17,6 +17,7 @@ from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.streaming.channels import Channels
 from bamboo_gateway.sessions.streaming.hub import Sessions, StreamHub, StreamPlace
 from bamboo_gateway.sessions.streaming.joint_stream import Absent, JointStream
+from bamboo_gateway.sessions.streaming.presences import NOWHERE_ELSE, Elsewhere
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason, JointRenderer
 from bamboo_gateway.sessions.streaming.session_writer import LookAgain, SessionWriter
 from bamboo_gateway.sessions.streaming.strand import Strand
@@ -66,6 +67,7 @@ class JointStreams:
         first = wanted[0][1]
         with self._place(caller, wanted) as place:
             clock = self._context.clock
+            is_named = first.connection_id is not None
             name = first.connection_id or self._context.ids.make("c_", clock.now_ms())
             joint = JointStream(
                 name,
@@ -79,7 +81,7 @@ class JointStreams:
             try:
                 for number, (session_id, request) in enumerate(wanted):
                     named = replace(request, connection_id=name)
-                    await self._open(joint, number, session_id, named, renderer)
+                    await self._open(joint, number, session_id, named, renderer, is_named=is_named)
             except BaseException:
                 for strand in joint.strands:
                     strand.aclose()
@@ -114,7 +116,11 @@ class JointStreams:
         session_id: str,
         request: StreamRequest,
         renderer: JointRenderer,
+        *,
+        is_named: bool,
     ) -> None:
+        elsewhere = NOWHERE_ELSE
+
         async def open_strand(writer: SessionWriter) -> None:
             self._context.states.check_not_expired(writer.head)
             try:
@@ -122,10 +128,12 @@ class JointStreams:
                 await writer.settled()
             except BambooError:
                 raise LookAgain from None
-            joint.add(self._strand(joint, number, writer, request, renderer))
+            joint.add(self._strand(joint, number, writer, request, renderer, elsewhere))
 
         reason: GoodbyeReason
         try:
+            if is_named:
+                elsewhere = await self._hub.look_elsewhere(joint.caller, session_id, request)
             await self._sessions.within(joint.caller, session_id, open_strand, "read", place=False)
             return
         except NotFound:
@@ -149,6 +157,7 @@ class JointStreams:
         writer: SessionWriter,
         request: StreamRequest,
         renderer: JointRenderer,
+        elsewhere: Elsewhere,
     ) -> Strand:
         context, channel, caller = self._context, writer.channel, joint.caller
 
@@ -159,12 +168,12 @@ class JointStreams:
         strand = Strand(
             joint,
             number,
-            self._hub.name_of(caller, writer, request),
+            self._hub.name_of(caller, writer, request, elsewhere),
             channel,
             context.store,
             context.clock,
             context.tally,
-            self._hub.start_of(channel, request),
+            self._hub.start_of(channel, request, elsewhere),
             request,
             caller,
             renderer.shared(number),

@@ -5,14 +5,19 @@ durable commits (R1). One commit is in flight at a time; decisions made meanwhil
 next commit. When a commit fails, the writer undoes everything decided after the durable head: the
 head is loaded again, and each waiting call gets the error.
 
+Where several processes share the store, `head` may also be behind the disk. A commit names the
+version that it was decided on, and the store refuses it when another process was faster. Then each
+waiting call gets `HeadMoved`, and decides again on the head that is loaded; the writer itself
+decides what the active run has said again, in the same order.
+
 Durable events are published in the session's `Channel`, which stays while somebody reads. The
 writer leaves memory once it has nothing to do.
 """
 
 from asyncio import Future, Lock, get_running_loop
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -33,14 +38,16 @@ from bamboo_gateway.domain.events import DELTA_TYPES, TERMINAL_TYPES, Draft, Ter
 from bamboo_gateway.domain.limits import COALESCED_BYTES_MAX, RUN_AHEAD_BYTES_MAX
 from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.projections import fold
-from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.domain.sessions import ActiveRun, SessionHead
 from bamboo_gateway.sessions.idempotency import KeptNote, KeyLedger
 from bamboo_gateway.sessions.metrics import Tally
 from bamboo_gateway.sessions.streaming.channel import Channel
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 from bamboo_gateway.sessions.streaming.subscription import EndedRun
-from bamboo_gateway.storage.base import SessionStore
+from bamboo_gateway.sessions.streaming.undone import undone_drafts
+from bamboo_gateway.storage.base import Done, SessionStore
 from bamboo_gateway.storage.commits import Commit, Event, Note
+from bamboo_gateway.storage.replicas import Look
 
 Waiter = Callable[[BambooError | None], None]
 _MARKED_RUN_TYPES = TERMINAL_TYPES | {"run_queued", "run_start"}
@@ -51,12 +58,23 @@ _JOINED_TEXT_BYTES = 80
 lists. Texts of a few bytes would run far ahead of the disk otherwise (R11)."""
 
 
+_CONFLICTS_MAX = 2
+"""How often in a row another process may be faster before the session is locked for a commit. A
+second try gets through beside all but the busiest writers."""
+
+
 OnChange = Callable[[Sequence[Event]], None]
 """Called with the events of a durable commit, or without events after any other change."""
 
 
+Handover = Callable[[Commit, Done], None]
+"""Takes one commit instead of the store, while the session is locked for it."""
+
+
 class Runner(Protocol):
     """The task of the active run, as the session writer sees it."""
+
+    run_id: str
 
     def cancel(self, terminal: TerminalEvent) -> None:
         """End with this terminal event."""
@@ -69,6 +87,15 @@ class Runner(Protocol):
 
     def is_making(self, message_id: str) -> bool:
         """Return whether the run has begun a message of this id and not finished it."""
+
+    def executes(self, active: ActiveRun) -> bool:
+        """Return whether the active run is this one, and no other process's."""
+
+    def moved(self, last_seq: int) -> None:
+        """Note that what the run said has other seqs now, up to this one: it was decided again."""
+
+    def wished(self, terminal: dict[str, Any]) -> None:
+        """End the run as another process wishes it to end (`ActiveRun.wish`)."""
 
 
 class ExternalRun:
@@ -89,6 +116,25 @@ class LookAgain(Exception):
 
 class Vanished(LookAgain):
     """Raised in a waiting call when the session was deleted or its creation failed."""
+
+
+class HeadMoved(Unavailable, LookAgain):
+    """Raised in a waiting call when another process has moved the head.
+
+    Nothing of what was decided is stored. Whoever cannot look again treats it as `Unavailable`.
+    """
+
+
+class Wish(NamedTuple):
+    """The wish that a run which another process executes ends.
+
+    Attributes:
+        run_id: The run.
+        terminal: The terminal event that it is to end with.
+    """
+
+    run_id: str
+    terminal: dict[str, Any]
 
 
 class _Batch:
@@ -135,9 +181,23 @@ class _Batch:
 class _Extras:
     """What a batch has beside its events. Most batches are one delta of a run and have none."""
 
-    __slots__ = ("message_ids", "notable", "notes", "waiters")
+    __slots__ = (
+        "answered",
+        "closes",
+        "executor",
+        "has_wish",
+        "message_ids",
+        "notable",
+        "notes",
+        "waiters",
+    )
 
     def __init__(self) -> None:
+        # The first and last seq of each decision that a call waits for: it decides again itself.
+        self.answered: list[tuple[int, int]] = []
+        self.executor: str | None = None
+        self.closes: str | None = None
+        self.has_wish = False
         self.notes: list[Note] = []
         self.message_ids: list[str] = []
         self.notable: list[tuple[str, str | None, int]] = []
@@ -163,6 +223,7 @@ class SessionWriter:
             that is missing here is in the log.
         made_for: The user who is creating the session, until it has an owner; None: no user.
         last_used: When the last call ended, on the monotonic clock.
+        loads: How often the head was loaded again.
         gone: The session was deleted, or its creation failed.
     """
 
@@ -171,18 +232,23 @@ class SessionWriter:
         "_batch",
         "_changed",
         "_clock",
+        "_conflicts",
         "_counted",
         "_exists",
         "_flying",
         "_flying_since",
+        "_handover",
+        "_has_failed",
         "_id_watchers",
         "_joined_bytes_max",
         "_load_error",
         "_max_event_bytes",
         "_open_gate",
         "_reload_wanted",
+        "_replicas",
         "_run_waiters",
         "_store",
+        "_undone",
         "channel",
         "epoch",
         "external",
@@ -191,6 +257,7 @@ class SessionWriter:
         "id",
         "keys",
         "last_used",
+        "loads",
         "made_for",
         "packing",
         "posting",
@@ -230,9 +297,15 @@ class SessionWriter:
         self.made_for = made_for
         self.last_used = clock.monotonic()
         self.gone = False
+        self.loads = 0
         self.waiting_message_ids: dict[str, frozenset[str]] = {}
         self.tally = tally
         self._store = store
+        self._replicas = store.replicas
+        self._conflicts = 0
+        self._handover: Handover | None = None
+        self._has_failed = False
+        self._undone: list[Draft] = []
         self._clock = clock
         self._max_event_bytes = max_event_bytes
         self._joined_bytes_max = min(max_event_bytes, COALESCED_BYTES_MAX)
@@ -282,6 +355,8 @@ class SessionWriter:
         note: KeptNote | None = None,
         waiters: Sequence[Waiter] = (),
         reserve: bool = False,
+        wish: Wish | None = None,
+        closes: str | None = None,
     ) -> tuple[int, int]:
         """Give the drafts their seqs and hand them to the store, all of them or none.
 
@@ -291,7 +366,11 @@ class SessionWriter:
             drafts: The events, without seq and time.
             note: What is kept for an idempotency key in the same commit.
             waiters: Each is called once with the outcome of the commit, also when this raises.
+                Without any, the drafts are what the run of this process says: after a conflict the
+                writer decides them again.
             reserve: Whether the commit may use the space kept back for endings.
+            wish: How the active run of another process is to end.
+            closes: The dead process whose run the drafts end.
 
         Returns:
             The first and last seq (`last = first - 1` without drafts).
@@ -330,17 +409,53 @@ class SessionWriter:
             batch.size += len(body)
         if bodies and now_ms > head.last_activity_at:
             head.last_activity_at = now_ms
-        if note is not None:
-            batch.with_extras().notes.append(Note(head.seq, *note))
-            batch.size += len(note.body)
+        if note is not None or waiters:
+            self._attach(note, waiters, first)
         if first == 1:
             self._count()
-        if waiters:
-            batch.with_extras().waiters += waiters
+        if wish is not None or closes is not None:
+            is_alone = not bodies and note is None
+            self._note_ending(wish, closes, now_ms, is_alone=is_alone)
         batch.reserve = batch.reserve or reserve
         if self._flying is None and (batch.events or batch.extras):
             self._flush()
         return first, head.seq
+
+    def _attach(self, note: KeptNote | None, waiters: Sequence[Waiter], first: int) -> None:
+        """Add what a decision has beside its events, which begin at `first`."""
+        batch, seq = self._batch, self.head.seq
+        extras = batch.with_extras()
+        if note is not None:
+            extras.notes.append(Note(seq, *note))
+            batch.size += len(note.body)
+        if waiters:
+            extras.waiters += waiters
+            extras.answered.append((first, seq))
+
+    def _note_executor(self, run_id: str, executor: str) -> None:
+        """Note that this process executes the run that begins, if it does."""
+        active = self.head.active
+        if active is not None and self.run is not None and self.run.run_id == run_id:
+            active.executor = executor
+            self._batch.with_extras().executor = executor
+
+    def _note_ending(
+        self, wish: Wish | None, closes: str | None, now_ms: int, *, is_alone: bool
+    ) -> None:
+        """Note that the batch ends the run of another process, or wishes its end."""
+        active, extras = self.head.active, self._batch.with_extras()
+        extras.closes = closes
+        if wish is None:
+            return
+        if active is not None and active.run_id == wish.run_id:
+            active.wish = wish.terminal
+        extras.has_wish = True
+        if is_alone:
+            # So that the commit can be looked up when its answer is lost.
+            key = f"wish:{wish.run_id}"
+            body = encode({"note": "wish", "key": key, "time": now_ms})
+            extras.notes.append(Note(self.head.seq, key, body))
+            self._batch.size += len(body)
 
     def decide_delta(self, delta: Delta, *, may_join: bool) -> int:
         """Give a delta of the active run its seq and hand it to the store, as `decide`.
@@ -408,14 +523,24 @@ class SessionWriter:
         note: KeptNote | None = None,
         waiters: Sequence[Waiter] = (),
         reserve: bool = False,
+        wish: Wish | None = None,
+        closes: str | None = None,
     ) -> tuple[int, int]:
         """Decide, and wait until the commit is durable.
 
         Raises:
+            HeadMoved: Another process was faster. Decide again.
             BambooError: The commit failed; nothing of it is stored.
         """
         done = _Completion()
-        places = self.decide(drafts, note=note, waiters=(*waiters, done), reserve=reserve)
+        places = self.decide(
+            drafts,
+            note=note,
+            waiters=(*waiters, done),
+            reserve=reserve,
+            wish=wish,
+            closes=closes,
+        )
         await done.wait()
         return places
 
@@ -429,6 +554,12 @@ class SessionWriter:
             done = _Completion()
             batch.with_extras().waiters.append(done)
             await done.wait()
+
+    async def stilled(self) -> None:
+        """Wait until nothing is on its way to the store, whatever comes of it."""
+        while self.is_storing:
+            with suppress(BambooError):
+                await self.settled()
 
     def when_settled(self, call: Callable[[], None]) -> None:
         """Call back once everything decided so far is durable or undone; now, if it is."""
@@ -446,7 +577,9 @@ class SessionWriter:
         if self.is_ahead:
             done = _Completion()
             self._batch.with_extras().waiters.append(done)
-            await done.wait()
+            # What the run has said is decided again after a conflict: the run may go on.
+            with suppress(HeadMoved):
+                await done.wait()
         else:
             await checkpoint()
 
@@ -506,6 +639,32 @@ class SessionWriter:
         """Whether something decided is not durable yet."""
         return self._flying is not None or bool(self._batch.size)
 
+    def is_current(self, look: Look | None) -> bool:
+        """Return whether `head` has all that the store had when it was looked at.
+
+        A commit on its way may be what the look shows. If that is another process's instead, the
+        commit is refused, and what was decided on this head is undone.
+        """
+        if look is None:
+            return not self._exists
+        is_flying = self._flying is not None
+        return look.epoch == self.epoch and look.version <= self.head.version + is_flying
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether the session is locked for this writer's next commit: the head is the store's."""
+        return self._handover is not None
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether others were faster again and again, so that a lock is needed to get through."""
+        return self._conflicts >= _CONFLICTS_MAX
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the head is loaded again because a commit failed, and not because it moved."""
+        return self._has_failed
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing needs the writer in memory. Readers do not: they have the channel."""
@@ -513,7 +672,7 @@ class SessionWriter:
             self.users
             or self.run
             or self.starting
-            or self.head.active
+            or (self.head.active and self._replicas is None)
             or self.is_storing
             or self._open_gate
             or self._run_waiters
@@ -651,6 +810,7 @@ class SessionWriter:
 
     def born(self, head: SessionHead) -> None:
         """Adopt a session that was published under this id without going through this writer."""
+        head.version = 1
         self.head = head
         self.channel.begin(head)
         self.keys.forget()
@@ -663,6 +823,7 @@ class SessionWriter:
 
         They are not in the event queue, so readers read them from the log.
         """
+        head.version = self.head.version + 1
         self.head = head
         self.channel.begin(head)
         self.keys.forget()
@@ -681,20 +842,67 @@ class SessionWriter:
             self._open_gate.set()
             self._open_gate = anyio.Event()
 
-    def resume(self, head: SessionHead | None = None) -> None:
-        """Open the gate; `head` is the durable head, when it was loaded again."""
+    def resume(self, head: SessionHead | None = None, handover: Handover | None = None) -> None:
+        """Open the gate.
+
+        Args:
+            head: The durable head, when it was loaded again. Of a shared session the channel has
+                absorbed all its events before.
+            handover: Takes the next commit instead of the store: the session is locked for it.
+        """
         if head is not None:
             self.head = self.channel.head = head
+            self.loads += 1
             self.keys.forget()
             self.external = None
             self.waiting_message_ids = {}
             self._count()
             if head.seq != self.durable_seq:
                 self._catch_up()
+            if self._replicas is not None:
+                self._handover = handover
+                self._has_failed = False
+                self._go_on()
         self._load_error = None
         if self._open_gate is not None:
             self._open_gate.set()
             self._open_gate = None
+
+    def _go_on(self) -> None:
+        """Let the run of this process go on with the head that was loaded, if it may."""
+        undone, self._undone = self._undone, []
+        run, active = self.run, self.head.active
+        if run is None:
+            return
+        if active is None or not run.executes(active):
+            run.abandon()  # others have ended it
+            return
+        if undone:
+            try:
+                _, last_seq = self.decide(undone)
+            except BambooError as error:  # a greater seq has made an event too large
+                run.moved(self.durable_seq + 1)
+                run.broken(error)
+            else:
+                run.moved(last_seq)
+        if active.wish is not None:
+            run.wished(active.wish)
+
+    def withdraw(self, handover: Handover) -> None:
+        """Give the next commit to the store again, if it was not handed over."""
+        if self._handover is handover:
+            self._handover = None
+
+    def ends_seen(self, run_ids: Sequence[str]) -> None:
+        """Tell those who wait for a run that its end, of another process, is durable."""
+        for run_id in run_ids:
+            for call in self._run_waiters.pop(run_id, ()):
+                call()
+
+    @property
+    def awaited_runs(self) -> list[str]:
+        """The runs whose end somebody waits for."""
+        return list(self._run_waiters)
 
     def _catch_up(self) -> None:
         # The store has more than it has acknowledged. What readers saw is valid; they reconnect
@@ -740,6 +948,8 @@ class SessionWriter:
                 self._tell_ids(*ids)
             else:
                 self.waiting_message_ids.pop(fields["run_id"], None)
+                if kind == "run_start" and self._replicas is not None:
+                    self._note_executor(fields["run_id"], self._replicas.executor)
         extras.notable.append((kind, fields.get("run_id"), place))
 
     def _tell_ids(self, *message_ids: str) -> None:
@@ -752,8 +962,13 @@ class SessionWriter:
         batch.close_last()
         count, extras = len(batch.events), batch.extras
         # A commit of deltas needs no head: it moves only the seq and the time, which it has.
-        is_structural = not self._exists or (extras is not None and bool(extras.notable))
+        is_structural = not self._exists
+        executor = closes = None
+        if extras is not None:
+            is_structural = is_structural or bool(extras.notable) or extras.has_wish
+            executor, closes = extras.executor, extras.closes
         head = self.head
+        is_shared = self._replicas is not None
         # Without names: they would cost a microsecond, and every delta of an idle store comes here.
         commit = Commit(
             self.id,
@@ -765,10 +980,17 @@ class SessionWriter:
             head.last_activity_at,
             not self._exists,
             batch.reserve,
+            head.version if is_shared and self._exists else None,
+            executor,
+            closes,
         )
         self._flying = batch
         self._flying_since = self._clock.monotonic()
-        self._store.append(commit, self._committed)
+        if self._handover is None:
+            self._store.append(commit, self._committed)
+        else:
+            handover, self._handover = self._handover, None
+            handover(commit, self._committed)
 
     def _committed(self, error: BambooError | None) -> None:
         batch, self._flying = self._flying, None
@@ -780,6 +1002,9 @@ class SessionWriter:
         if not self._exists:
             self._exists = True
             self._count()
+        if self._replicas is not None:
+            self.head.version += 1
+            self._conflicts = 0
         self.channel.extend([event.body for event in batch.events])
         if self._batch.size:
             self._flush()
@@ -810,10 +1035,19 @@ class SessionWriter:
         undone, self._batch = self._batch, _Batch()
         self.hold()
         self.head.seq = self.durable_seq
-        if isinstance(error, Conflict):
-            error = Unavailable("The session changed underneath; try again.")
-        if self.run is not None:
-            self.run.broken(error)
+        has_moved = isinstance(error, Conflict) and self._replicas is not None
+        if has_moved:
+            error = HeadMoved("The session changed underneath; try again.")
+            self._conflicts += 1
+            if self.run is not None:
+                undone.close_last()
+                self._undone += _said_in(batch) + _said_in(undone)
+        else:
+            if isinstance(error, Conflict):
+                error = Unavailable("The session changed underneath; try again.")
+            self._has_failed = True
+            if self.run is not None:
+                self.run.broken(error)
         if not self._exists:
             self.vanish("deleted")
             self.resume()
@@ -828,6 +1062,12 @@ class SessionWriter:
         self._run_waiters = {}
         for call in waiting:
             call()
+
+
+def _said_in(batch: _Batch) -> list[Draft]:
+    """Return what the run of this process has said in a batch that was not stored."""
+    answered = batch.extras.answered if batch.extras is not None else ()
+    return undone_drafts(batch.events, answered)
 
 
 def _ignore(_: Sequence[Event]) -> None:

@@ -334,6 +334,18 @@ class Subscription:
         return Position(self.channel.epoch, self.cursor)
 
     @property
+    def resume_seq(self) -> int:
+        """The seq after which the client misses nothing: the last chunk may be lost."""
+        active, last_run = self.channel.head.active, self.channel.last_run
+        seqs = [self.cursor]
+        if active is not None:
+            seqs.append(active.before_seq)
+        if last_run is not None and last_run.end_seq > self.written_from:
+            # The end of this run was in the last chunk.
+            seqs.append(last_run.before_seq)
+        return min(seqs)
+
+    @property
     def told(self) -> Position:
         """The position that the client has before the first event."""
         return self._position if self.start.reset is None else self.start.claimed

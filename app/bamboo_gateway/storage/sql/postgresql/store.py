@@ -77,3 +77,8 @@ class PostgresStore(SqlStore):
     async def keep_secret(self, proposed: bytes) -> bytes:
         """Keep a secret, as `SupportsSecret`."""
         return await self._bulk_threads.run(lambda: self._keeper.keep_secret(proposed))
+
+    @property
+    def deployment(self) -> str:
+        """The id of the gateways that share the database, as `SupportsDeployment`."""
+        return self._keeper.deployment
