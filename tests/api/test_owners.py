@@ -478,7 +478,7 @@ def _one_webhook(method: str, path: str) -> Plan:
 
 
 def _openai(method: str, path: str) -> Plan:
-    """OpenAI's routes: an id of another user's response is answered like one that does not exist."""
+    """OpenAI's routes: the id of another user's response is answered as if there were none."""
     below = path.removeprefix("/api/v1")
 
     def plan(world: World) -> None:
