@@ -352,13 +352,16 @@ async def test_the_log_that_a_post_has_read_is_that_of_its_head(pair: Pair) -> N
     pair.a.store.hold("read")
     async with anyio.create_task_group() as group:
         group.start_soon(pair.a.manager.append_events, ME, "s", [late], None)
-        # It has read the log, and the answer is on its way.
+        # It has read the log to its end, and the answer is on its way.
+        await eventually(lambda: pair.a.store.waiting.get("read"))
+        pair.a.store.let_go("read")
+        pair.a.store.hold("read")
         await eventually(lambda: pair.a.store.waiting.get("read"))
         await pair.b.manager.append_events(ME, "s", [token], None)
         pair.a.live().lost()
         pair.a.store.let_go("read")
     end = {"type": "complete", "run_id": "x"}
-    await pair.b.manager.append_events(ME, "s", [end], None)
+    await pair.a.manager.append_events(ME, "s", [end], None)
     assert await texts(pair.a) == ["ba"]
 
 

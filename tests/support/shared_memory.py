@@ -18,6 +18,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import anyio
 import anyio.lowlevel
 from typing_extensions import override
 
@@ -51,6 +52,7 @@ class SharedMemory:
         self.leader: str | None = None
         self.presences: dict[tuple[str, str, str, str], Presence] = {}
         self.conflicts: Counter[str] = Counter()
+        self.changing_value = anyio.Lock()
         self.deleted: list[list[bytes]] = []
         self._stores: dict[str, SharedStore] = {}
 
@@ -228,6 +230,14 @@ class SharedStore(FaultyStore):
     async def is_spent(self, session_id: str, key: str) -> bool:
         await anyio.lowlevel.checkpoint()
         return self.shared.memory.database.is_spent_key(session_id, key)
+
+    @override
+    async def change_value(
+        self, kind: str, key: str, change: Callable[[bytes | None], bytes | None]
+    ) -> bytes | None:
+        # One at a time: the memory store gives way between its read and its write.
+        async with self.shared.memory.changing_value:
+            return await super().change_value(kind, key, change)
 
     @override
     def append(self, commit: Commit, done: Done) -> None:

@@ -457,6 +457,8 @@ class SessionRegistry:
         writer.when_counted(self._quotas.note)
         if self.on_change is not None:
             writer.when_changed(self.on_change)
+        if self._context.bus is not None:
+            writer.when_told(self._context.bus.publish)
         self._writers[session_id] = writer
         return writer
 

@@ -187,20 +187,33 @@ class Transactions:
                 try:
                     await prepare(writer)
                 except BambooError:
-                    # The same request may have been stored by another process meanwhile.
-                    if self._store.replicas is not None and not self._is_first(writer, key):
-                        raise LookAgain from None
+                    await self._look_for_answer(writer, key)
                     raise
                 if not self._is_first(writer, key):
                     raise LookAgain
             try:
                 decision = decide(writer)
             except BambooError as refusal:
+                await self._look_for_answer(writer, key)
                 await _confirm(writer, refusal)
                 raise LookAgain from None
             return await self._make_durable(caller, writer, decision, key)
 
         return await self.unless_answered(caller, session_id, idem, command, need, create=create)
+
+    async def _look_for_answer(self, writer: SessionWriter, key: RequestKey | None) -> None:
+        """Look again whether another process has answered the key, before a refusal is believed.
+
+        What a command reads may be newer than the head that had no answer: it may see what the
+        same request has done elsewhere.
+
+        Raises:
+            LookAgain: Another process has changed the session since.
+        """
+        if key is not None and self._store.replicas is not None and not writer.is_unborn:
+            await self.registry.confirm(writer)
+            if not self._is_first(writer, key):
+                raise LookAgain
 
     def _check_accepted(self, head: SessionHead, accepts: Accepts) -> None:
         states = self._context.states
@@ -453,7 +466,7 @@ class Transactions:
                     async with self.registry.holding(writer):
                         await self.before_deletion(session_id)
                         freed = await self._delete(writer, is_bound=is_bound)
-                        writer.vanish("deleted")
+                        writer.deleted()
                     self.registry.channels.forget(session_id)
                     return freed
             except HeadMoved:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
+from bamboo_gateway.bus.base import Notice
 from bamboo_gateway.domain.branch_folds import linked
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.codec import encode
@@ -248,6 +249,7 @@ class SessionWriter:
         "_replicas",
         "_run_waiters",
         "_store",
+        "_told",
         "_undone",
         "channel",
         "epoch",
@@ -318,6 +320,7 @@ class SessionWriter:
         self._reload_wanted: Callable[[SessionWriter], None] | None = None
         self._changed: OnChange = _ignore
         self._counted: Callable[[SessionWriter], None] | None = None
+        self._told: Callable[[Notice], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
         self._id_watchers: list[Callable[[str], None]] = []
 
@@ -815,8 +818,15 @@ class SessionWriter:
         self.channel.begin(head)
         self.keys.forget()
         self._exists = True
+        self._tell_to_look()
         self._count()
         self._changed(())
+
+    def deleted(self) -> None:
+        """Leave, after this process has deleted the session."""
+        if self._told is not None:
+            self._told(Notice(self.id, 0, 0, 0, None))
+        self.vanish("deleted")
 
     def grown(self, head: SessionHead) -> None:
         """Adopt events that were published without going through this writer.
@@ -825,10 +835,16 @@ class SessionWriter:
         """
         head.version = self.head.version + 1
         self.head = head
+        self._tell_to_look()
         self.channel.begin(head)
         self.keys.forget()
         self.channel.wake()
         self._changed(())
+
+    def _tell_to_look(self) -> None:
+        """Tell other processes that the session has more than they know."""
+        if self._told is not None:
+            self._told(Notice(self.id, self.epoch, 0, 0, None))
 
     def hold(self) -> None:
         """Close the gate: `ready` waits until `resume`."""
@@ -925,6 +941,10 @@ class SessionWriter:
         """Register the callback for durable commits, and without events for all other changes."""
         self._changed = call
 
+    def when_told(self, call: Callable[[Notice], None]) -> None:
+        """Register what tells other processes of each durable commit, also of notes alone."""
+        self._told = call
+
     def when_counted(self, call: Callable[["SessionWriter"], None]) -> None:
         """Register the callback that counts the session and its runs, and call it once now."""
         self._counted = call
@@ -1006,6 +1026,9 @@ class SessionWriter:
             self.head.version += 1
             self._conflicts = 0
         self.channel.extend([event.body for event in batch.events])
+        if self._told is not None:
+            # Before the next commit is handed over: a local Redis is as fast as a local database.
+            self._told(self._notice(batch))
         if self._batch.size:
             self._flush()
         if batch.extras is not None:
@@ -1015,6 +1038,11 @@ class SessionWriter:
         if batch.events:
             self.channel.wake()
             self._changed(batch.events)
+
+    def _notice(self, batch: _Batch) -> Notice:
+        bodies = tuple([event.body for event in batch.events])
+        first_seq = self.durable_seq - len(bodies) + 1
+        return Notice(self.id, self.epoch, self.head.version, first_seq, bodies)
 
     def _announce(self, extras: _Extras) -> None:
         connections = self.channel.connections
