@@ -139,6 +139,55 @@ def test_the_password_of_a_storage_url_is_never_shown(storage_url: str) -> None:
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+DATABASE = "postgresql://me@host/db"
+
+
+@pytest.mark.parametrize(
+    "bus_url",
+    [
+        "redis://bus",
+        "redis://bus:6379/0",
+        "rediss://me:secret@bus:6379/15?ssl_ca_certs=/etc/redis.pem",
+        "redis://:secret@[::1]:6379",
+    ],
+)
+def test_a_bus_url_names_a_redis(bus_url: str) -> None:
+    assert load_settings(storage_url=DATABASE, bus_url=bus_url).bus_url == bus_url
+
+
+@pytest.mark.parametrize(
+    "bus_url",
+    [
+        f"http://me:{SECRET}@bus",
+        f"redis:me:{SECRET}@bus",
+        f"redis://me:{SECRET}@bus:port",
+        f"redis://me:{SECRET}@[bus",
+        f"redis://me:{SECRET}@bus/name",
+        f"redis://me:{SECRET}@bus/0#x",
+        f"redis://me:{SECRET}@/0",
+        f"redis://me:{SECRET}@bus/0",  # this one is right
+    ],
+)
+def test_a_wrong_bus_url_is_refused_and_its_password_never_shown(bus_url: str) -> None:
+    try:
+        settings = load_settings(storage_url=DATABASE, bus_url=bus_url)
+    except SettingsError as error:
+        shown = "".join(traceback.format_exception(error))
+        assert "bus_url: " in shown
+        assert "`redis://host:6379/0`" in shown
+    else:
+        assert bus_url.endswith("bus/0")
+        shown = f"{settings} {settings!r}"
+    assert SECRET not in shown
+
+
+@pytest.mark.parametrize("storage_url", ["jsonl:", "sqlite:", "memory:"])
+def test_a_bus_is_refused_for_a_store_that_one_process_uses_alone(storage_url: str) -> None:
+    with pytest.raises(SettingsError, match=f"bus_url: .*`{storage_url}`.*remove bus_url"):
+        load_settings(storage_url=storage_url, bus_url="redis://bus")
+    assert load_settings(storage_url=storage_url, bus_url="").bus_url is None
+
+
 @pytest.mark.parametrize(
     ("storage_url", "directory"),
     [

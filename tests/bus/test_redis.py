@@ -10,6 +10,8 @@ import pytest
 import structlog
 
 from bamboo_gateway.bus.redis import outbox
+from bamboo_gateway.bus.redis.bus import RedisBus
+from bamboo_gateway.domain.rates import Rate
 from tests.bus.ends import End, notice, redis_end
 from tests.processes import free_port
 from tests.support.redis import RedisServer
@@ -167,7 +169,7 @@ async def test_the_rights_that_the_documentation_names_are_enough(
 ) -> None:
     rights = (
         "on >secret resetchannels &bamboo:* ~bamboo:* -@all +@connection +publish +subscribe "
-        "+unsubscribe +eval +incrby +pexpire +get +mget +time"
+        "+unsubscribe +eval +time +hmget +hset +pexpire +del"
     )
     assert redis_server.command(f"ACL SETUSER bamboo {rights}") == "+OK"
     url = redis_server.url.replace("//", "//bamboo:secret@")
@@ -176,6 +178,16 @@ async def test_the_rights_that_the_documentation_names_are_enough(
         await two.is_up()
         await two.watches("s")
         await is_delivered(one, two, 2)
+        await until_true(lambda: is_counted(one))
+
+
+async def is_counted(end: End) -> bool:
+    """Return whether a request is counted in Redis."""
+    assert isinstance(end.bus, RedisBus)
+    counts = end.bus.counts
+    is_there = await counts.count([Rate("rights", 1000, 60)]) is not None
+    counts.forget(["rights"])
+    return is_there
 
 
 async def test_two_deployments_in_one_redis_do_not_hear_each_other(

@@ -57,6 +57,7 @@ def test_no_secret_is_shown() -> None:
     }
     variables = {
         "BAMBOO_STORAGE_URL": f"postgresql://me:{SECRET}@host/db?password={SECRET}",
+        "BAMBOO_BUS_URL": f"redis://me:{SECRET}@bus:6379/1?ssl_keyfile={SECRET}",
         "BAMBOO_API_KEYS": f"{SECRET}-1,{SECRET}-2",
         "BAMBOO_JWT_SECRET": f"{SECRET}-{'x' * 32}",
         "BAMBOO_TICKET_SECRET": f"{SECRET}-{'x' * 32}",
@@ -69,7 +70,7 @@ def test_no_secret_is_shown() -> None:
         ended = bamboo("config", "show", *flags, **variables)
         assert ended.returncode == 0, ended.stderr
         assert SECRET not in ended.stdout
-        for name in ("MY_KEY", "MY_SECRET", "postgresql://me:***@host/db"):
+        for name in ("MY_KEY", "MY_SECRET", "postgresql://me:***@host/db", "redis://bus:6379/1"):
             assert name in ended.stdout
     checked = bamboo("config", "check", **variables)
     assert checked.returncode == 2

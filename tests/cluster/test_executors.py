@@ -242,6 +242,24 @@ async def test_an_outage_of_the_database_leaves_nobody_dead(
             assert store.replicas.executor != executor
 
 
+async def test_a_crash_of_the_server_leaves_nobody_dead(
+    own_postgres: PostgresServer, tmp_path: Path
+):
+    with own_postgres.database() as name:
+        url = own_postgres.url(name)
+        async with open_store(url) as store:
+            with member(url, tmp_path) as other:
+                executor = other.answer()["executor"]
+                await renewals(store, 2)
+                own_postgres.stop()
+                await failures(store, 4 * TIMING.silent_rounds)
+                own_postgres.start()
+                await renewals(store, TIMING.silent_rounds + 2)
+                assert not store.replicas.is_dead(executor)
+                assert beat_of(store).deaths == beat_of(store).losses == 0
+                assert other.end() == 0
+
+
 async def test_a_process_that_alone_cannot_reach_the_database_is_dead_and_comes_back(
     postgres_server: PostgresServer, postgres_database: str, proxy: PostgresProxy
 ):

@@ -36,13 +36,25 @@ if TYPE_CHECKING:
 
 # Those that files do not have, and where they are.
 OF_DATABASES = {
+    "follower_events_total": "postgresql",
+    "follower_looks_total": "postgresql",
     "store_commit_failures_total": "both",
     "store_database_bytes": "sqlite",
     "store_database_connections": "postgresql",
     "store_database_connections_idle": "postgresql",
     "store_database_outages_total": "postgresql",
+    "store_heartbeat_age_seconds": "postgresql",
+    "store_heartbeat_failures_total": "postgresql",
+    "store_heartbeat_losses_total": "postgresql",
+    "store_leader": "postgresql",
+    "store_replica_deaths_total": "postgresql",
+    "store_replicas": "postgresql",
+    "store_replicas_dead": "postgresql",
     "store_unknown_outcomes_total": "postgresql",
 }
+
+# Those that a gateway without `bus_url` does not have.
+OF_A_BUS = {name for name in FAMILIES if name.startswith("bus_")} | {"rate_checks_total"}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +85,7 @@ def test_every_family_there_is_is_shown_and_no_other(served: Served) -> None:
         raw(served.port, b"GET / HTTP/1.1\r\nX: " + b"y" * http1.HEAD_BYTES_MAX + b"\r\n\r\n")
     scrape = Scrape(served)
     shown = {name for name in scrape.kinds if not name.startswith("process_")}
-    absent = OF_DATABASES.keys() | {"jwks_fetches_total"}  # no identity provider is set
+    absent = OF_DATABASES.keys() | OF_A_BUS | {"jwks_fetches_total"}  # no identity provider is set
     here = {name: family for name, family in FAMILIES.items() if name not in absent}
     assert shown == {PREFIX + name.removesuffix("_total") for name in here}
     for name, family in here.items():

@@ -18,6 +18,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import anyio
 import anyio.lowlevel
 from typing_extensions import override
 
@@ -51,6 +52,7 @@ class SharedMemory:
         self.leader: str | None = None
         self.presences: dict[tuple[str, str, str, str], Presence] = {}
         self.conflicts: Counter[str] = Counter()
+        self.changing_value = anyio.Lock()
         self.deleted: list[list[bytes]] = []
         self._stores: dict[str, SharedStore] = {}
 
@@ -177,9 +179,11 @@ class _Database(MemoryStore):
         self._sessions[added.head.id].head.version = version + 1
 
     @override
-    async def delete(self, session_id: str, epoch: int) -> int:
+    async def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         self._apply_waiting()
         session = self._session(session_id, epoch)
+        if version not in (None, session.head.version):
+            raise Conflict("The version has moved.", head=session.head.seq)
         self._memory.deleted.append([one.body for one in session.entries if isinstance(one, Event)])
         notes = (entry for entry in session.entries if isinstance(entry, Note))
         self._spent[session_id] |= {note.key for note in notes}
@@ -226,6 +230,14 @@ class SharedStore(FaultyStore):
     async def is_spent(self, session_id: str, key: str) -> bool:
         await anyio.lowlevel.checkpoint()
         return self.shared.memory.database.is_spent_key(session_id, key)
+
+    @override
+    async def change_value(
+        self, kind: str, key: str, change: Callable[[bytes | None], bytes | None]
+    ) -> bytes | None:
+        # One at a time: the memory store gives way between its read and its write.
+        async with self.shared.memory.changing_value:
+            return await super().change_value(kind, key, change)
 
     @override
     def append(self, commit: Commit, done: Done) -> None:

@@ -137,7 +137,6 @@ def _variable(value: Any) -> str:
 
 _SAMPLES: Final = {
     "storage_password_file": "/run/secrets/bamboo-database",
-    "bus_url": "redis://bus.example.com:6379/0",
     "trusted_proxies": ("127.0.0.1", "10.0.0.0/8"),
     "api_keys": ("a-long-secret",),
     "api_keys_file": "/var/lib/bamboo/keys.json",

@@ -191,23 +191,34 @@ class SessionFollower:
         return look.version > channel.version or look.seq > channel.durable_seq
 
     async def _catch_up(self, channel: Channel, look: Look, at_once: anyio.CapacityLimiter) -> None:
-        """Read one page of what a channel lacks, up to what a look has seen."""
         async with at_once:
-            begin = channel.durable_seq
             try:
-                records = await self._missing(channel, look)
-                head = None
-                if changes_head(records) or (not records and look.seq > begin):
-                    head = await self._store.load(channel.id)
+                await self._absorb_page(channel, look)
             except BambooError:
                 # The next look finds what it is, as long as there are readers.
                 self._due.add(channel.id)
-                return
+            except Exception:
+                # The boundary for a session with damaged events: it takes the others nothing (R10).
+                log.exception("a watched session cannot be read", session_id=channel.id)
+                channel.vanish("shutdown")
+
+    async def _absorb_page(self, channel: Channel, look: Look) -> None:
+        """Read one page of what a channel lacks, up to what a look has seen.
+
+        Raises:
+            BambooError: The session is gone, or the store does not answer now.
+        """
+        begin, head = channel.durable_seq, None
+        records: list[Record] = []
+        if look.seq > begin:  # else a commit of notes alone, or one that the bus has brought
+            records = await missing_records(self._store, channel, look.seq)
+            if changes_head(records) or not records:
+                head = await self._store.load(channel.id)
         if self._has_moved(channel, begin) or (head is not None and head.epoch != channel.epoch):
             self._due.add(channel.id)
             return
         self._tally.follower_events["store",] += len(records)
-        if not records and head is not None:
+        if head is not None and not records:
             # Compaction has removed all up to the end: readers go on behind it.
             channel.begin(head)
             channel.wake()
@@ -216,11 +227,6 @@ class SessionFollower:
         channel.absorb(records, look.version if is_whole else channel.version, head)
         if not is_whole:
             self._look_soon(channel.id)
-
-    async def _missing(self, channel: Channel, look: Look) -> list[Record]:
-        if look.seq <= channel.durable_seq:
-            return []  # a commit of notes alone, or one that the bus has brought
-        return await missing_records(self._store, channel, look.seq)
 
     def _has_moved(self, channel: Channel, begin: int) -> bool:
         """Return whether a channel is not the follower's to extend any more."""
@@ -277,9 +283,10 @@ class SessionFollower:
             self._look_soon(session_id)
             return
         records = [Record(seq, body) for seq, body in enumerate(bodies, first_seq)]
+        is_more = changes_head(records)
         self._tally.follower_events["bus",] += len(records)
         channel.absorb(records, version, None)
-        if changes_head(records):
+        if is_more:
             # Who may read it, and its run, may have changed.
             self._old_heads.add(session_id)
             self._stirred.set()

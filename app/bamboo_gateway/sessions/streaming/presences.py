@@ -1,9 +1,10 @@
 """StreamPresences: tells the other processes which streams are open here, and knows theirs.
 
 Only a store that several processes share has presences (`storage.replicas`). They are rows that die
-with their process, written a moment after a stream was opened. A row `stream` is an open stream. A
-row `ended` says where a stream was when it ended, for `/reconnect` at another process, and for as
-long as a session without a stream is `disconnected`.
+with their process, written a moment after a stream was opened. A row `stream` is an open stream;
+its claim ends those of the same name elsewhere. A row `place` says where a stream is, or was when
+it ended: for lists, for `/reconnect` at another process, and for as long as a session without a
+stream is `disconnected`.
 """
 
 import asyncio
@@ -32,7 +33,10 @@ _FAILED_SECONDS = 1.0
 """How long to wait before the store is asked again that did not answer."""
 
 _WRITES_AT_ONCE = 4
-"""How many rows are written at once."""
+"""How many streams are written at once."""
+
+_WRITES_PER_TURN = 256
+"""How many streams are written in one turn: wishes of others must not wait longer for theirs."""
 
 _LOOK_SECONDS = 1.0
 """How often the streams of the others are read, for lists and states that may be that old."""
@@ -51,7 +55,13 @@ _HANDOVER_LOOK_SECONDS = 0.05
 
 
 class Left(NamedTuple):
-    """Where a stream was that another process has ended, or opened if it has not ended yet."""
+    """Where a stream is, or was when it ended.
+
+    Attributes:
+        at_ms: When it ended; 0 while it is open.
+        epoch: The epoch of its session.
+        resume_seq: The seq after which its client misses nothing.
+    """
 
     at_ms: int
     epoch: int
@@ -99,9 +109,9 @@ class StreamPresences:
         self._touched = touched
         self._open: OrderedDict[_Key, Subscription] = OrderedDict()
         self._ended: OrderedDict[_Key, Left] = OrderedDict()
-        # What the store has: `stream` rows with the position that they tell, and `ended` rows.
-        self._stored: dict[_Key, tuple[Subscription, int]] = {}
-        self._stored_ends: dict[_Key, Left] = {}
+        # The rows that the store has: for whom, and where they say that it is.
+        self._claimed: dict[_Key, Subscription] = {}
+        self._told: dict[_Key, Left] = {}
         self._dirty: OrderedDict[_Key, None] = OrderedDict()
         self._next_look = 0.0
         self._stirred = asyncio.Event()
@@ -144,8 +154,8 @@ class StreamPresences:
 
     def _tell_again(self) -> None:
         """Write everything again: the rows of the executor that this process was are gone."""
-        self._stored.clear()
-        self._stored_ends.clear()
+        self._claimed.clear()
+        self._told.clear()
         self._dirty = OrderedDict.fromkeys([*self._ended, *self._open])
 
     # -- the task -------------------------------------------------------------------------------
@@ -184,81 +194,87 @@ class StreamPresences:
 
     async def _write(self) -> None:
         self._note_moved()
-        while self._dirty:
-            some = [self._dirty.popitem(last=False)[0] for _ in range(min(64, len(self._dirty)))]
-            try:
-                at_once = anyio.CapacityLimiter(_WRITES_AT_ONCE)
-                async with anyio.create_task_group() as tasks:
-                    for key in some:
-                        tasks.start_soon(self._write_one, key, at_once)
-            except* BambooError as group:
-                self._dirty.update(dict.fromkeys(some))
-                raise group.exceptions[0] from None
+        some = [key for key, _ in zip(self._dirty, range(_WRITES_PER_TURN), strict=False)]
+        for key in some:
+            del self._dirty[key]
+        try:
+            at_once = anyio.CapacityLimiter(_WRITES_AT_ONCE)
+            async with anyio.create_task_group() as tasks:
+                for key in some:
+                    tasks.start_soon(self._write_one, key, at_once)
+        except* BambooError as group:
+            self._dirty.update(dict.fromkeys(some))
+            raise _first(group) from None
+        if self._dirty:
+            self._stirred.set()
 
     def _note_moved(self) -> None:
-        """Let some rows be written again that tell an old position, in turns."""
+        """Let some rows be written again that tell an old place, in turns."""
         for _ in range(min(_REFRESHED_PER_TURN, len(self._open))):
             key, connection = self._open.popitem(last=False)
             self._open[key] = connection
-            stored = self._stored.get(key)
-            if stored is not None and stored[1] != connection.cursor:
+            if self._claimed.get(key) is connection and self._told.get(key) != _place(connection):
                 self._dirty[key] = None
 
     async def _write_one(self, key: _Key, at_once: anyio.CapacityLimiter) -> None:
+        session_id, name = key
         async with at_once:
-            connection, left = self._open.get(key), self._ended.get(key)
-            if left is not None and self._stored_ends.get(key) != left:
-                await self._replicas.claim(self._row_of_end(key, left))
-                self._stored_ends[key] = left
-            if connection is not None:
-                cursor = connection.cursor
+            connection, place = self._open.get(key), self._ended.get(key)
+            is_claimed = self._claimed.get(key) is connection
+            if connection is not None and is_claimed:
+                place = _place(connection)
+            # First: who sees that a stream is not open any more finds where it was.
+            if place is not None and self._told.get(key) != place:
+                await self._replicas.claim(self._row_of_place(key, place, connection))
+                self._told[key] = place
+            if connection is not None and not is_claimed:
+                self._told.setdefault(key, _place(connection))
                 await self._replicas.claim(self._row(connection))
-                self._stored[key] = (connection, cursor)
-            elif self._stored.pop(key, None) is not None:
-                await self._replicas.unclaim(key[0], "stream", key[1])
-            if left is None and self._stored_ends.pop(key, None) is not None:
-                await self._replicas.unclaim(key[0], "ended", self._name_of_end(key[1]))
+                self._claimed[key] = connection
+            elif connection is None and self._claimed.pop(key, None) is not None:
+                await self._replicas.unclaim(session_id, "stream", name)
+            if connection is None and place is None and self._told.pop(key, None) is not None:
+                await self._replicas.unclaim(session_id, "place", self._name_of_place(name))
 
     def _row(self, connection: Subscription) -> Presence:
         body = {
             "caller": connection.caller.id,
             "view": connection.view(),
-            "epoch": connection.channel.epoch,
-            "resume_seq": connection.resume_seq,
+            **_place(connection)._asdict(),
         }
         session_id, executor = connection.session_id, self._replicas.executor
         return Presence(session_id, "stream", connection.id, executor, encode(body))
 
-    def _row_of_end(self, key: _Key, left: Left) -> Presence:
+    def _row_of_place(self, key: _Key, place: Left, connection: Subscription | None) -> Presence:
         session_id, name = key
-        body = {"connection_id": name, **left._asdict()}
+        view = connection.view() if connection is not None else None
+        body = {"connection_id": name, "view": view, **place._asdict()}
         executor = self._replicas.executor
-        return Presence(session_id, "ended", self._name_of_end(name), executor, encode(body))
+        return Presence(session_id, "place", self._name_of_place(name), executor, encode(body))
 
-    def _name_of_end(self, name: str) -> str:
-        # A stream of one name may have ended at several processes, and each tells so.
+    def _name_of_place(self, name: str) -> str:
+        # Streams of one name may have ended at several processes, and each tells so.
         return f"{name}@{self._replicas.executor}"
 
     async def _obey(self) -> None:
         """End the streams that others wish to end: they have replaced them, or somebody asked."""
-        if not self._stored:
+        if not self._claimed:
             return
         for one in await self._replicas.wishes():
-            stored = self._stored.get((one.session_id, one.name))
-            # Not a stream that has replaced the one that was meant.
-            if one.kind == "stream" and stored is not None:
-                connection, _ = stored
-                if self._open.get((one.session_id, one.name)) is connection:
-                    connection.end("superseded")
+            key = (one.session_id, one.name)
+            connection = self._open.get(key)
+            # Not a stream that has replaced the one that was meant, and has no row yet.
+            if one.kind == "stream" and connection and self._claimed.get(key) is connection:
+                connection.end("superseded")
 
     async def _look(self) -> int:
         """Read which sessions have, or had, streams elsewhere; return how many rows there are."""
         mine = self._replicas.executor
         open_rows = await self._replicas.present("stream", None)
-        ended_rows = await self._replicas.present("ended", None)
+        places = await self._replicas.present("place", None)
         oldest_ms = self._clock.now_ms() - round(self._retention_seconds * 1000)
         ended: dict[str, int] = {}
-        for one in ended_rows:
+        for one in places:
             if one.executor != mine and (at_ms := decode(one.body)["at_ms"]) > oldest_ms:
                 ended[one.session_id] = max(at_ms, ended.get(one.session_id, 0))
         # First: a session whose stream has just ended must not be taken for expired.
@@ -268,7 +284,7 @@ class StreamPresences:
         self._channels.watched_elsewhere = {
             one.session_id for one in open_rows if one.executor != mine
         }
-        return len(open_rows) + len(ended_rows)
+        return len(open_rows) + len(places)
 
     # -- the streams of the others --------------------------------------------------------------
 
@@ -278,7 +294,14 @@ class StreamPresences:
         Raises:
             Unavailable: The store does not answer now.
         """
-        return [decode(one.body)["view"] for one in await self._others("stream", session_id)]
+        views: dict[tuple[str, str], Connection] = {}
+        for one in await self._others("stream", session_id):
+            views[one.name, one.executor] = decode(one.body)["view"]
+        for one in await self._others("place", session_id) if views else ():
+            body = decode(one.body)
+            if body["view"] is not None and (body["connection_id"], one.executor) in views:
+                views[body["connection_id"], one.executor] = body["view"]
+        return list(views.values())
 
     async def disconnect(self, session_id: str, connection_id: str) -> bool:
         """Let another process end a stream; return whether there is one.
@@ -311,20 +334,22 @@ class StreamPresences:
         Raises:
             Unavailable: The store does not answer now.
         """
-        told: list[Left] = []
+        open_rows: list[Presence] = []
         with anyio.move_on_after(_HANDOVER_SECONDS):
-            while rows := await self._named_streams(session_id, name):
-                if not told:
-                    told = [_left_of(one) for one in rows]
-                    await self._replicas.wish(session_id, "stream", name, "superseded")
+            while open_rows := await self._named_streams(session_id, name):
+                await self._replicas.wish(session_id, "stream", name, "superseded")
                 await anyio.sleep(_HANDOVER_LOOK_SECONDS)
-            told = []
-        ended = [
-            _left_of(one)
-            for one in await self._others("ended", session_id)
+        places = {
+            one.executor: _left_of(one)
+            for one in await self._others("place", session_id)
             if decode(one.body)["connection_id"] == name
-        ]
-        return min(told, default=None) or max(ended, default=None)
+        }
+        for one in open_rows:
+            # It has not ended: where it was when last written may be too early, not too late.
+            place = places.get(one.executor)
+            places[one.executor] = place if place and not place.at_ms else _left_of(one)
+        still_open = [place for place in places.values() if not place.at_ms]
+        return min(still_open, default=None) or max(places.values(), default=None)
 
     async def _named_streams(self, session_id: str, name: str) -> list[Presence]:
         return [one for one in await self._others("stream", session_id) if one.name == name]
@@ -335,7 +360,18 @@ class StreamPresences:
         return [one for one in rows if one.executor != mine]
 
 
+def _place(connection: Subscription) -> Left:
+    """Return where an open stream is."""
+    return Left(0, connection.channel.epoch, connection.resume_seq)
+
+
 def _left_of(one: Presence) -> Left:
-    """Return where a stream was: a row of an open one tells where it was when last written."""
+    """Return where a stream is or was, as its row tells."""
     body: dict[str, Any] = decode(one.body)
-    return Left(body.get("at_ms", 0), body["epoch"], body["resume_seq"])
+    return Left(body["at_ms"], body["epoch"], body["resume_seq"])
+
+
+def _first(group: BaseExceptionGroup[BambooError]) -> BambooError:
+    """Return one error of several."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

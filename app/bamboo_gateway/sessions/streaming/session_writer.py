@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
+from bamboo_gateway.bus.base import Notice
 from bamboo_gateway.domain.branch_folds import linked
 from bamboo_gateway.domain.clock import Clock, format_ms
 from bamboo_gateway.domain.codec import encode
@@ -223,6 +224,7 @@ class SessionWriter:
             that is missing here is in the log.
         made_for: The user who is creating the session, until it has an owner; None: no user.
         last_used: When the last call ended, on the monotonic clock.
+        loads: How often the head was loaded again.
         gone: The session was deleted, or its creation failed.
     """
 
@@ -247,6 +249,7 @@ class SessionWriter:
         "_replicas",
         "_run_waiters",
         "_store",
+        "_told",
         "_undone",
         "channel",
         "epoch",
@@ -256,6 +259,7 @@ class SessionWriter:
         "id",
         "keys",
         "last_used",
+        "loads",
         "made_for",
         "packing",
         "posting",
@@ -295,6 +299,7 @@ class SessionWriter:
         self.made_for = made_for
         self.last_used = clock.monotonic()
         self.gone = False
+        self.loads = 0
         self.waiting_message_ids: dict[str, frozenset[str]] = {}
         self.tally = tally
         self._store = store
@@ -315,6 +320,7 @@ class SessionWriter:
         self._reload_wanted: Callable[[SessionWriter], None] | None = None
         self._changed: OnChange = _ignore
         self._counted: Callable[[SessionWriter], None] | None = None
+        self._told: Callable[[Notice], None] | None = None
         self._run_waiters: dict[str, list[Callable[[], None]]] = {}
         self._id_watchers: list[Callable[[str], None]] = []
 
@@ -812,8 +818,15 @@ class SessionWriter:
         self.channel.begin(head)
         self.keys.forget()
         self._exists = True
+        self._tell_to_look()
         self._count()
         self._changed(())
+
+    def deleted(self) -> None:
+        """Leave, after this process has deleted the session."""
+        if self._told is not None:
+            self._told(Notice(self.id, 0, 0, 0, None))
+        self.vanish("deleted")
 
     def grown(self, head: SessionHead) -> None:
         """Adopt events that were published without going through this writer.
@@ -822,10 +835,16 @@ class SessionWriter:
         """
         head.version = self.head.version + 1
         self.head = head
+        self._tell_to_look()
         self.channel.begin(head)
         self.keys.forget()
         self.channel.wake()
         self._changed(())
+
+    def _tell_to_look(self) -> None:
+        """Tell other processes that the session has more than they know."""
+        if self._told is not None:
+            self._told(Notice(self.id, self.epoch, 0, 0, None))
 
     def hold(self) -> None:
         """Close the gate: `ready` waits until `resume`."""
@@ -849,6 +868,7 @@ class SessionWriter:
         """
         if head is not None:
             self.head = self.channel.head = head
+            self.loads += 1
             self.keys.forget()
             self.external = None
             self.waiting_message_ids = {}
@@ -884,12 +904,10 @@ class SessionWriter:
         if active.wish is not None:
             run.wished(active.wish)
 
-    def withdraw(self, handover: Handover) -> bool:
-        """Give the next commit to the store again. Return whether none was handed over before."""
-        is_unused = self._handover is handover
-        if is_unused:
+    def withdraw(self, handover: Handover) -> None:
+        """Give the next commit to the store again, if it was not handed over."""
+        if self._handover is handover:
             self._handover = None
-        return is_unused
 
     def ends_seen(self, run_ids: Sequence[str]) -> None:
         """Tell those who wait for a run that its end, of another process, is durable."""
@@ -922,6 +940,10 @@ class SessionWriter:
     def when_changed(self, call: OnChange) -> None:
         """Register the callback for durable commits, and without events for all other changes."""
         self._changed = call
+
+    def when_told(self, call: Callable[[Notice], None]) -> None:
+        """Register what tells other processes of each durable commit, also of notes alone."""
+        self._told = call
 
     def when_counted(self, call: Callable[["SessionWriter"], None]) -> None:
         """Register the callback that counts the session and its runs, and call it once now."""
@@ -1004,6 +1026,9 @@ class SessionWriter:
             self.head.version += 1
             self._conflicts = 0
         self.channel.extend([event.body for event in batch.events])
+        if self._told is not None:
+            # Before the next commit is handed over: a local Redis is as fast as a local database.
+            self._told(self._notice(batch))
         if self._batch.size:
             self._flush()
         if batch.extras is not None:
@@ -1013,6 +1038,11 @@ class SessionWriter:
         if batch.events:
             self.channel.wake()
             self._changed(batch.events)
+
+    def _notice(self, batch: _Batch) -> Notice:
+        bodies = tuple([event.body for event in batch.events])
+        first_seq = self.durable_seq - len(bodies) + 1
+        return Notice(self.id, self.epoch, self.head.version, first_seq, bodies)
 
     def _announce(self, extras: _Extras) -> None:
         connections = self.channel.connections

@@ -236,6 +236,11 @@ class PostgresDatabase(Database):
         return epoch
 
     @property
+    def shown(self) -> str:
+        """The URL without anything secret, for messages."""
+        return self._target.shown
+
+    @property
     def connections(self) -> Connections:
         """The connections of this process."""
         return self._connections
@@ -353,7 +358,7 @@ class PostgresDatabase(Database):
 
     @override
     def make_contents(self) -> ContentStore:
-        return RowContents(self)
+        return RowContents(self, lambda: self.executor)
 
     @override
     def count_usage(
