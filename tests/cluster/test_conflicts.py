@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
+from bamboo_gateway.domain.clock import format_ms
 from bamboo_gateway.domain.errors import NotFound, Refused, Unavailable
 from bamboo_gateway.domain.events import Complete, Draft, Token
 from bamboo_gateway.domain.sessions import SessionHead
@@ -385,3 +386,12 @@ async def test_a_repeat_that_finds_the_run_ended_by_its_first_try_gets_the_first
         pair.b.live().lost()
         pair.b.store.let_go("read")
     assert answers[0].answer == answers[1].answer
+
+
+async def test_activity_that_another_gateway_has_seen_counts_without_a_commit(pair: Pair) -> None:
+    await create(pair.a)
+    await say(pair.a, "0")
+    later = pair.a.clock.now_ms() + 5000
+    pair.b.store.touch("s", pair.memory.head("s").epoch, later)
+    detail = await pair.a.manager.get_session(ME, "s")
+    assert detail.session["last_activity_at"] == format_ms(later)

@@ -46,7 +46,7 @@ async def test_each_commit_moves_the_version_and_one_decided_on_an_older_version
     assert await _append(a, _commit(1, None, create=True)) is None
     note = Commit("s", 5, 2, [], [Note(1, "k", b'{"note":"x","key":"k"}')], None, version=1)
     assert await _append(b, note) is None
-    assert await a.shared.look(["s", "t"]) == {"s": Look(5, 2, 1)}
+    assert await a.shared.look(["s", "t"]) == {"s": Look(5, 2, 1, 0)}
     assert isinstance(await _append(a, _commit(2, 1)), Conflict)
     assert await _append(a, _commit(2, 2)) is None
     head = await b.load("s")

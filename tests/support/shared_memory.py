@@ -108,7 +108,8 @@ class _Database(MemoryStore):
         session = self._sessions.get(session_id)
         if session is None:
             return None
-        return Look(session.head.epoch, session.head.version, session.head.seq)
+        head = session.head
+        return Look(head.epoch, head.version, head.seq, head.last_activity_at)
 
     def is_spent_key(self, session_id: str, key: str) -> bool:
         return key in self._spent[session_id]

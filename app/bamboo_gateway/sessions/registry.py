@@ -365,7 +365,12 @@ class SessionRegistry:
             return True
         looks = await self._replicas.look([writer.id])
         is_here = self._writers.get(writer.id) is writer and writer.is_ready
-        return is_here and writer.is_current(looks.get(writer.id))
+        look = looks.get(writer.id)
+        if not is_here or not writer.is_current(look):
+            return False
+        if look is not None:
+            self.touched(writer.id, look.activity_ms)
+        return True
 
     def moved(self, session_id: str, look: Look | None) -> bool:
         """Take in what a shared store was seen to have of a session; None: there is none.

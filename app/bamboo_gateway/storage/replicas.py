@@ -19,11 +19,16 @@ from bamboo_gateway.storage.commits import Commit
 
 
 class Look(NamedTuple):
-    """What tells whether a session in memory is the one that the store has."""
+    """What tells whether a session in memory is the one that the store has.
+
+    The last activity, in ms, also moves without the version: an open stream is activity. It is 0
+    where it is not known.
+    """
 
     epoch: int
     version: int
     seq: int
+    activity_ms: int = 0
 
 
 class DueWork(NamedTuple):

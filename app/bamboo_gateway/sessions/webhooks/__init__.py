@@ -17,6 +17,7 @@ after a commit that webhooks may be told of, and each second. `Courier`s send, o
     webhook-seen      <session>                 up to which seq of its log the feed has looked
     webhook-due       <webhook>/<session>       what is not acknowledged yet (`Entry`)
     webhook-delivery  <webhook>/<number>        one attempt, for the list of deliveries
+    webhook-ask       <what>                    what other processes ask of the one that sends
 
 **What a crash leaves.** For a page of changes the feed writes the entries, the seen seqs and the
 cursor at once, all or nothing. A crash before it: the same page is read again, and gives the same
@@ -42,6 +43,12 @@ forgot deletions says so (`ChangesLost`). Then the feed goes through all session
 page, and compares each with what it has seen; then through what it has seen, for sessions that are
 gone. The place is kept with each page, so that a crash goes on there. A log with a new epoch is
 the same session when it was created at the same time, and goes on at the seq that was seen.
+
+**Several processes over one store.** One of them sends (`leading`), and has all of this in memory;
+the others only read and write the values `webhook`. A change of one is made on what the store has
+(`SessionStore.change_value`), so that no process undoes it with what it remembers. Who does not
+lead any more writes nothing. A deletion at another process waits until the leader has looked at
+what happened before.
 
 **Failures.** A notice that is not acknowledged is sent again after `webhook_retry_seconds`. After
 `webhook_disable_after_days` without any success the webhook is disabled; when others were

@@ -10,14 +10,16 @@ The others ask by values of the kind `webhook-ask`, which the leader removes whe
 * `tested/<webhook id>`: an attempt was written; the number of the next one has to be above it.
 """
 
+from collections.abc import Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import anyio
 import structlog
 
 from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.sessions.context import Context
+from bamboo_gateway.sessions.webhooks.courier import Courier
 from bamboo_gateway.sessions.webhooks.kept import (
     ASK,
     CURSOR,
@@ -28,9 +30,6 @@ from bamboo_gateway.sessions.webhooks.kept import (
 )
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.reports import ValueChange
-
-if TYPE_CHECKING:
-    from bamboo_gateway.sessions.webhooks.service import Webhooks
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +48,26 @@ _FORGET: Final = "forget/"
 _TESTED: Final = "tested/"
 
 
+class Sending(Protocol):
+    """What begins and ends (`service.Webhooks`)."""
+
+    @property
+    def couriers(self) -> Mapping[str, Courier]:
+        """Who sends, by webhook."""
+
+    async def begin_sending(self) -> None:
+        """Load the webhooks, and send to them."""
+
+    async def end_sending(self) -> None:
+        """Leave it to another process."""
+
+    async def take_over_changes(self) -> None:
+        """Take over what other processes have changed."""
+
+    async def forget_told(self, user_id: str) -> None:
+        """Remove what webhooks are told of a user."""
+
+
 class Leading:
     """Begins and ends sending, as this process leads or not.
 
@@ -57,7 +76,7 @@ class Leading:
         webhooks: The webhooks.
     """
 
-    def __init__(self, context: Context, webhooks: "Webhooks") -> None:
+    def __init__(self, context: Context, webhooks: Sending) -> None:
         self._context = context
         self._store = context.store
         self._webhooks = webhooks

@@ -24,7 +24,7 @@ T = TypeVar("T")
 _LOOK_THREADS: Final = 2
 _OTHER_THREADS: Final = 1
 
-_LOOK: Final = "SELECT id, epoch, version, seq FROM sessions WHERE id = ANY(%s)"
+_LOOK: Final = "SELECT id, epoch, version, seq, last_activity_at FROM sessions WHERE id = ANY(%s)"
 
 _Found = dict[str, Look]
 
