@@ -39,6 +39,8 @@ _DOORS = {
     "reloader.py": {"load"},
     "history.py": {"load"},
     "lifecycle/compaction.py": {"load"},
+    # Brings a channel up to what another process has stored; its readers were admitted before.
+    "streaming/follower.py": {"load"},
     # Looks again at a head that the registry has listed.
     "erasure.py": {"load"},
     # Looks at everybody's sessions; `Webhook.is_about` says which webhooks are told of one.
