@@ -122,7 +122,7 @@ async def test_the_leader_gives_the_titles_that_dead_processes_owe(
         await a.ended("r", "s")
         memory.counters["c"] = 1
         await a.store.write_values([ValueChange("untitled", "s", b"c")])
-        asks = {"agents": {"titler": titler}, "titles": "agent:titler"}
+        asks: dict[str, Any] = {"agents": {"titler": titler}, "titles": "agent:titler"}
         async with gateway(await memory.store("b"), clock=clock, **asks) as b:
             memory.leader = "b"
             await quiet()
