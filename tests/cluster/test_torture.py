@@ -25,3 +25,9 @@ def test_one_gateway_keeps_what_it_promised_through_every_fault(tmp_path: Path) 
 def test_two_gateways_keep_what_they_promised_through_every_fault(tmp_path: Path) -> None:
     with Deployment(tmp_path, 2) as deployment:
         live_through(deployment, dice_of_the_test(), 30)
+
+
+@pytest.mark.timeout(900)
+def test_three_gateways_keep_what_they_promised_through_every_fault(tmp_path: Path) -> None:
+    with Deployment(tmp_path, 3, with_redis=True, with_pgbouncer=True) as deployment:
+        live_through(deployment, dice_of_the_test(), 30)
