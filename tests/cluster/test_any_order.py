@@ -93,6 +93,7 @@ class Cluster:
         self.told: set[str] = set()
         self.keyed: list[Given] = []
         self.spoken: defaultdict[str, list[str]] = defaultdict(list)
+        self.ending: set[str] = set()
         self.readers: list[Reader] = []
         self.was_deleted = False
         self._count = 0
@@ -132,7 +133,7 @@ class Cluster:
         del gate
         for one in self.gates:
             for run_id in one.agent.asked[-1:]:
-                if not one.agent.script(run_id).finished.is_set():
+                if run_id not in self.ending:
                     word = self.name()
                     self.spoken[run_id].append(word)
                     one.agent.do(run_id, Token(word))
@@ -141,6 +142,7 @@ class Cluster:
         del gate
         for one in self.gates:
             for run_id in one.agent.asked:
+                self.ending.add(run_id)
                 one.agent.do(run_id, Complete())
 
     async def post(self, gate: Gateway) -> None:
@@ -229,6 +231,8 @@ class Cluster:
             gate.store.release_acks()
 
         async def is_at_rest() -> bool:
+            # A run whose start was stored without an answer is closed by who renews.
+            self.memory.renew()
             await self.end_the_run(self.gates[0])
             await quiet()
             head = await self.memory.database.load("s")

@@ -9,13 +9,13 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from bamboo_gateway.domain.errors import Unavailable
+from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.domain.search import fold
 from bamboo_gateway.storage.files.base import PIECE_BYTES, ContentName
 from bamboo_gateway.storage.reports import SearchQuery
 from bamboo_gateway.storage.sql.postgresql.database import make_database
 from bamboo_gateway.storage.sql.postgresql.store import PostgresStore
-from tests.storage.writing import T0, StepClock, Writer, committed, message
+from tests.storage.writing import T0, StepClock, Writer, committed, message, token
 from tests.support.postgres import execute
 
 OWNER = "0" * 32
@@ -107,3 +107,83 @@ async def test_a_message_is_indexed_once_when_two_processes_do_it_at_once(
 async def test_one_of_all_indexes_messages(postgres_url: str) -> None:
     async with stores(postgres_url) as [a, b]:
         assert [a._does_work_of_all(), b._does_work_of_all()].count(True) == 1
+
+
+async def written(store: PostgresStore) -> Writer:
+    """Write a session whose runs have ended, with many deltas."""
+    writer = Writer("s1", T0)
+    await committed(store, writer.commit(message("m1", "a question")))
+    for number in range(60):
+        await committed(store, writer.commit(token(f"word {number} " * 20)))
+    await committed(store, writer.commit(message("m2", "the answer")))
+    return writer
+
+
+async def both(stores: list[PostgresStore], call: Callable[[PostgresStore], Any]) -> list[Any]:
+    """Call both at once, and return the results or conflicts."""
+    outcomes: list[Any] = []
+
+    async def one(store: PostgresStore) -> None:
+        try:
+            outcomes.append(await call(store))
+        except Conflict as error:
+            outcomes.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for store in stores:
+            tasks.start_soon(one, store)
+    return outcomes
+
+
+async def log_of(store: PostgresStore, epoch: int) -> list[tuple[int, str]]:
+    records = await store.read("s1", epoch, 0, limit=1000, max_bytes=1 << 20)
+    return [(one.seq, one.type) for one in records]
+
+
+async def test_two_processes_that_compact_one_session_at_once_count_its_bytes_once(
+    postgres_url: str,
+) -> None:
+    async with stores(postgres_url) as pair:
+        writer = await written(pair[0])
+        before = await pair[0].size("s1")
+        freed = await both(
+            pair, lambda store: store.compact("s1", writer.head.epoch, writer.head.seq)
+        )
+        counts = [one for one in freed if isinstance(one, int)]
+        after = await pair[1].size("s1")
+        assert before.stored_bytes - after.stored_bytes == sum(counts) > 0
+        assert (await pair[1].usage()).stored_bytes == after.stored_bytes
+        assert {kind for _, kind in await log_of(pair[1], writer.head.epoch)} == {
+            "session_created",
+            "message",
+        }
+        assert await pair[1].delta_bytes("s1") == 0
+        assert execute(postgres_url, "SELECT count(*) FROM leftovers") == [(0,)]
+        await committed(pair[1], writer.commit(message("m3", "more")))
+
+
+async def test_two_processes_pack_and_unpack_one_session_at_once(postgres_url: str) -> None:
+    async with stores(postgres_url) as pair:
+        writer = await written(pair[0])
+        whole = await log_of(pair[0], writer.head.epoch)
+        for _ in range(3):
+            await both(pair, lambda store: store.pack("s1", writer.head.epoch))
+            assert await log_of(pair[1], writer.head.epoch) == whole
+            await both(pair, lambda store: store.unpack("s1", writer.head.epoch))
+            assert await log_of(pair[0], writer.head.epoch) == whole
+        size = await pair[0].size("s1")
+        assert (await pair[1].usage()).stored_bytes == size.stored_bytes
+        assert execute(postgres_url, "SELECT count(*) FROM leftovers") == [(0,)]
+
+
+async def test_two_processes_that_remove_the_same_events_remove_them_once(
+    postgres_url: str,
+) -> None:
+    async with stores(postgres_url) as pair:
+        writer = await written(pair[0])
+        before = await pair[0].size("s1")
+        await both(pair, lambda store: store.remove_events("s1", writer.head.epoch, [5, 6, 7]))
+        seqs = {seq for seq, _ in await log_of(pair[0], writer.head.epoch)}
+        assert not seqs & {5, 6, 7}
+        after = await pair[0].size("s1")
+        assert (await pair[1].usage()).stored_bytes == after.stored_bytes < before.stored_bytes
