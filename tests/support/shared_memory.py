@@ -175,9 +175,11 @@ class _Database(MemoryStore):
         self._sessions[added.head.id].head.version = version + 1
 
     @override
-    async def delete(self, session_id: str, epoch: int) -> int:
+    async def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         self._apply_waiting()
         session = self._session(session_id, epoch)
+        if version not in (None, session.head.version):
+            raise Conflict("The version has moved.", head=session.head.seq)
         notes = (entry for entry in session.entries if isinstance(entry, Note))
         self._spent[session_id] |= {note.key for note in notes}
         return await super().delete(session_id, epoch)
