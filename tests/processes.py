@@ -147,6 +147,12 @@ class Gateway:
 
     def start(self) -> Self:
         """Start it, and return when it is ready."""
+        self.launch()
+        until(self._is_ready, "the gateway is ready", START_SECONDS)
+        return self
+
+    def launch(self) -> None:
+        """Start it, without waiting."""
         with self._log_path.open("ab") as log, Path(os.devnull).open("rb") as nothing:
             self.process = start_program(
                 self.command(),
@@ -155,8 +161,6 @@ class Gateway:
                 (nothing, log, log),
                 fresh=self.fresh,
             )
-        until(self._is_ready, "the gateway is ready", START_SECONDS)
-        return self
 
     def kill(self) -> None:
         """End it without a warning (SIGKILL)."""

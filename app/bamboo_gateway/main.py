@@ -54,6 +54,7 @@ from bamboo_gateway.sessions.runs.titling import check_titles
 from bamboo_gateway.settings import Settings, load_settings
 from bamboo_gateway.storage.base import StoreUnusable, SupportsSecret, deployment_of
 from bamboo_gateway.storage.factory import make_store
+from bamboo_gateway.storage.keys import SupportsKeys
 from bamboo_gateway.storage.reports import RecoveryReport
 from bamboo_gateway.webhooks.factory import make_sender
 from bamboo_gateway.wires.factory import error_forms, wire_routers
@@ -154,7 +155,14 @@ def create_app(settings: Settings | None = None, clock: Clock | None = None) -> 
     rates = None
     if settings.rate_limit_per_caller or settings.rate_limit_in_all:
         rates = RateLimit(settings, clock, counts)
-    gate = Gate(settings, clock, store.keep_secret if isinstance(store, SupportsSecret) else None)
+    gate = Gate(
+        settings,
+        clock,
+        store.keep_secret if isinstance(store, SupportsSecret) else None,
+        store.api_keys
+        if settings.keeps_keys_in_store and isinstance(store, SupportsKeys)
+        else None,
+    )
     console = make_console(enabled=settings.console)
     recovered = anyio.Event()
 

@@ -110,7 +110,8 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None,
-        description="The file of `bamboo keys`; unset: `keys.json` in `data_dir`.",
+        description="The file of `bamboo keys`; unset: the database with PostgreSQL, else "
+        "`keys.json` in `data_dir`.",
     )
     jwt_secret: SecretStr | None = Field(
         None, description="Verifies JSON Web Tokens by HS256; at least 32 bytes."
@@ -520,6 +521,11 @@ class Settings(BaseSettings):
     def keys_path(self) -> Path | None:
         """The path of the keys file; None if the store has no directory and no path is set."""
         return self._kept_in(self.api_keys_file, "keys.json")
+
+    @property
+    def keeps_keys_in_store(self) -> bool:
+        """Whether the store keeps the API keys; `keys_path` is then only taken over."""
+        return self.storage.scheme == "postgresql" and self.api_keys_file is None
 
     @property
     def ticket_secret_path(self) -> Path | None:

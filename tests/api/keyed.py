@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from bamboo_gateway.credentials import gate
 from bamboo_gateway.credentials.keyfile import KeyFile
-from bamboo_gateway.credentials.keys import ApiKey, make_key
+from bamboo_gateway.credentials.keys import make_key
+from bamboo_gateway.domain.api_keys import ApiKey
 from bamboo_gateway.domain.callers import Right
 from bamboo_gateway.domain.clock import SystemClock
 from tests.api.serving import SECONDS, Served, check_answer, serving

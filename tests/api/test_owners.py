@@ -478,7 +478,7 @@ def _one_webhook(method: str, path: str) -> Plan:
 
 
 def _openai(method: str, path: str) -> Plan:
-    """What is named by ids of OpenAI's protocol: another's is answered as what is not there."""
+    """OpenAI's routes: the id of another user's response is answered as if there were none."""
     below = path.removeprefix("/api/v1")
 
     def plan(world: World) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.storage.commits import Commit
 from bamboo_gateway.storage.sql.postgresql.store import PostgresStore
 from tests.storage.writing import (
@@ -30,7 +30,7 @@ GROUP_COMMIT = b"unit AS MATERIALIZED"
 
 DEAD = (
     "INSERT INTO executors (executor, counter, slot, name, started_at, touched_at)"
-    " VALUES ('x', 5, 99, '{}', 0, 0)"
+    " VALUES ('x', 5, 99, '{}', 0, 0) ON CONFLICT DO NOTHING"
 )
 """Inserts an executor that never moves its counter."""
 
@@ -88,7 +88,12 @@ def started(writer: Writer, executor: str | None, **options: Any) -> Commit:
 
 async def abandoned(one: PostgresStore, url: str) -> tuple[Writer, int]:
     """Let a run be executed by a process that everybody takes for dead."""
-    execute(url, DEAD)
-    await committed(one, started(await begun(one), "x", version=1))
+    start = started(await begun(one), "x", version=1)
+    error: BambooError | None = Unavailable("not yet")
+    while isinstance(error, Unavailable):
+        # It may be taken for dead, and removed, before its run begins.
+        execute(url, DEAD)
+        error = await answer_to(append(one, start))
+    assert error is None
     await until_true(lambda: one.replicas.is_dead("x"), DEADLINE_SECONDS)
     return await taken_up(one)

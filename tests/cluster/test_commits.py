@@ -111,8 +111,8 @@ async def test_the_start_of_a_run_names_its_executor_and_moves_its_counter(
     stores: tuple[PostgresStore, PostgresStore], postgres_url: str
 ):
     one, _ = stores
-    execute(postgres_url, DEAD)
     writer = await begun(one)
+    execute(postgres_url, DEAD)
     await committed(one, started(writer, "x", version=1))
     assert execute(postgres_url, RUN) == [("r1", "x", 2)]
     assert counter_of(postgres_url, "x") == 6

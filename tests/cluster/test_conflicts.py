@@ -8,6 +8,8 @@ import pytest
 
 from bamboo_gateway.domain.errors import NotFound, Refused, Unavailable
 from bamboo_gateway.domain.events import Complete, Draft, Token
+from bamboo_gateway.domain.sessions import SessionHead
+from bamboo_gateway.sessions.commands import Idempotency
 from bamboo_gateway.sessions.streaming.session_writer import Wish
 from bamboo_gateway.storage.base import Done
 from bamboo_gateway.storage.commits import Commit, Event
@@ -293,3 +295,93 @@ async def test_a_database_that_does_not_answer_confirms_nothing(
     monkeypatch.setattr(pair.store(pair.a).shared, "look", fail)
     with pytest.raises(Unavailable), anyio.fail_after(DEADLINE_SECONDS):
         await say(pair.a, "0")
+
+
+async def test_what_is_deleted_is_the_session_that_the_store_has_and_not_the_one_in_memory(
+    pair: Pair,
+) -> None:
+    await create(pair.b)
+    await say(pair.b, "old")
+    await pair.a.manager.delete_session(ME, "s")
+    await create(pair.a)
+    await pair.b.manager.delete_session(ME, "s")
+    assert await pair.b.log() == []
+
+
+async def test_a_deletion_that_is_only_for_some_heads_looks_at_the_head_that_it_deletes(
+    pair: Pair,
+) -> None:
+    await create(pair.a)
+    seen: list[int] = []
+
+    async def note(_session_id: str) -> None:
+        if len(seen) == 1:
+            await say(pair.b, "new")
+
+    pair.a.manager._transactions.before_deletion = note
+
+    def is_small(head: SessionHead) -> bool:
+        seen.append(head.message_count)
+        return head.message_count == 0
+
+    deleted = await pair.a.manager._transactions.delete(ME, "s", is_small)
+    assert deleted is None
+    assert seen == [0, 1]
+    assert await texts(pair.b) == ["new"]
+
+
+async def test_posts_to_an_external_run_at_both_gateways_make_one_message(pair: Pair) -> None:
+    await create(pair.a)
+    await pair.a.manager.open_run(ME, "s", "x", None)
+    expected = ""
+    for number in range(6):
+        text = f"{number} "
+        expected += text
+        event = {"type": "token", "run_id": "x", "content": text}
+        await (pair.a, pair.b)[number % 2].manager.append_events(ME, "s", [event], None)
+    end = {"type": "complete", "run_id": "x"}
+    await pair.a.manager.append_events(ME, "s", [end], None)
+    assert await texts(pair.b) == [expected]
+
+
+async def test_the_log_that_a_post_has_read_is_that_of_its_head(pair: Pair) -> None:
+    await create(pair.a)
+    await pair.b.manager.open_run(ME, "s", "x", None)
+    token = {"type": "token", "run_id": "x", "content": "b"}
+    late = {"type": "token", "run_id": "x", "content": "a"}
+    pair.a.store.hold("read")
+    async with anyio.create_task_group() as group:
+        group.start_soon(pair.a.manager.append_events, ME, "s", [late], None)
+        # It has read the log to its end, and the answer is on its way.
+        await eventually(lambda: pair.a.store.waiting.get("read"))
+        pair.a.store.let_go("read")
+        pair.a.store.hold("read")
+        await eventually(lambda: pair.a.store.waiting.get("read"))
+        await pair.b.manager.append_events(ME, "s", [token], None)
+        pair.a.live().lost()
+        pair.a.store.let_go("read")
+    end = {"type": "complete", "run_id": "x"}
+    await pair.a.manager.append_events(ME, "s", [end], None)
+    assert await texts(pair.a) == ["ba"]
+
+
+async def test_a_repeat_that_finds_the_run_ended_by_its_first_try_gets_the_first_answer(
+    pair: Pair,
+) -> None:
+    await create(pair.a)
+    await pair.a.manager.open_run(ME, "s", "x", None)
+    end = {"type": "complete", "run_id": "x"}
+    idem = Idempotency("k", "POST /events", "")
+    answers: list[Any] = []
+
+    async def repeat() -> None:
+        answers.append(await pair.b.manager.append_events(ME, "s", [end], idem))
+
+    pair.b.store.hold("read")
+    async with anyio.create_task_group() as group:
+        group.start_soon(repeat)
+        await eventually(lambda: pair.b.store.waiting.get("read"))
+        answers.append(await pair.a.manager.append_events(ME, "s", [end], idem))
+        pair.b.live().lost()
+        pair.b.store.let_go("read")
+    assert answers[0].answer == answers[1].answer

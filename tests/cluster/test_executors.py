@@ -12,8 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bamboo_gateway.domain.errors import Unavailable
+from bamboo_gateway.domain.errors import Conflict, Unavailable
 from bamboo_gateway.storage.base import StoreBusy
+from bamboo_gateway.storage.sql import leftovers
 from bamboo_gateway.storage.sql.postgresql import migrate, processes
 from bamboo_gateway.storage.sql.postgresql.doctor import check
 from bamboo_gateway.storage.sql.postgresql.heartbeat import Heartbeat, Timing
@@ -22,7 +23,7 @@ from bamboo_gateway.storage.sql.postgresql.target import Target
 from tests.cluster.processes import TIMING, member
 from tests.processes import lacking
 from tests.storage.postgresql.conftest import make_database, make_store
-from tests.storage.writing import T0, StepClock, Writer, committed, message
+from tests.storage.writing import T0, StepClock, Writer, committed, everything, message
 from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres import GivenServer, PostgresServer, execute
 from tests.support.postgres_proxy import PostgresProxy
@@ -239,6 +240,24 @@ async def test_an_outage_of_the_database_leaves_nobody_dead(
                 await renewals(store, TIMING.silent_rounds + 2)
             assert beat_of(store).deaths == beat_of(store).losses == 0
             assert store.replicas.executor != executor
+
+
+async def test_a_crash_of_the_server_leaves_nobody_dead(
+    own_postgres: PostgresServer, tmp_path: Path
+):
+    with own_postgres.database() as name:
+        url = own_postgres.url(name)
+        async with open_store(url) as store:
+            with member(url, tmp_path) as other:
+                executor = other.answer()["executor"]
+                await renewals(store, 2)
+                own_postgres.stop()
+                await failures(store, 4 * TIMING.silent_rounds)
+                own_postgres.start()
+                await renewals(store, TIMING.silent_rounds + 2)
+                assert not store.replicas.is_dead(executor)
+                assert beat_of(store).deaths == beat_of(store).losses == 0
+                assert other.end() == 0
 
 
 async def test_a_process_that_alone_cannot_reach_the_database_is_dead_and_comes_back(
@@ -472,3 +491,40 @@ def test_this_process_is_not_gone_and_one_that_never_was_is() -> None:
     assert processes.is_gone(own.replace('"pid":', '"pid":9999'))
     assert not processes.is_gone("{}")
     assert not processes.is_gone("no JSON")
+
+
+async def test_the_leader_removes_what_the_dead_have_left_half_done(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Not only a process that begins: in a cluster that may be weeks later."""
+    monkeypatch.setattr("bamboo_gateway.storage.sql.postgresql.store._SWEEP_ROUNDS", 2)
+    async with open_store(postgres_url):
+        execute(
+            postgres_url,
+            "INSERT INTO leftovers (work, deltas_upto, touched_at, executor)"
+            " VALUES ('creation', 0, 0, 'gone')",
+        )
+        await until_true(lambda: execute(postgres_url, "SELECT FROM leftovers") == [])
+
+
+async def test_work_that_was_taken_from_a_process_is_not_published_by_it(postgres_url: str):
+    """It was taken for dead, and lives: half of its rows are gone already."""
+    async with open_store(postgres_url) as store, open_store(postgres_url) as other:
+        writer = Writer("s1", T0)
+        await committed(store, writer.commit(message("m1")))
+        extended = writer.commit(message("m2"))
+        assert extended.head is not None
+        async with store.extension("s1", T0, 2) as extension:
+            await extension.write(extended.events)
+            [(number,)] = execute(postgres_url, "SELECT number FROM leftovers")
+            with other._keeper.writing() as connection:
+                connection.run(leftovers._TAKE, {"claim": number, "mine": "other"})
+            with pytest.raises(Conflict):
+                await extension.publish(extended.head)
+        leftovers.evict(other._keeper, number)
+        assert execute(postgres_url, "SELECT FROM leftovers") == []
+        assert execute(postgres_url, "SELECT max(seq) FROM events") == [(2,)]
+        async with other.extension("s1", T0, 2) as extension:
+            await extension.write(extended.events)
+            await extension.publish(extended.head)
+        assert len(await everything(store, "s1")) == extended.head.seq

@@ -82,6 +82,12 @@ def test_one_without_a_row_is_dead_when_a_look_that_began_later_does_not_find_it
     assert judgement.judged("old") == -1
 
 
+def test_one_whose_row_is_removed_stays_dead() -> None:
+    judgement = silent(ROUNDS)
+    judgement.renewed({}, ())
+    assert judgement.judged("x") == -1
+
+
 def test_one_that_a_statement_knows_to_have_no_row_is_dead_at_once() -> None:
     judgement = Judgement(ROUNDS)
     judgement.renewed({"x": 1}, ())

@@ -1,7 +1,7 @@
 """Runs of several processes over one store: one executor each, one end each, executed once."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from bamboo_gateway.domain.events import (
     InputRequired,
     Token,
 )
-from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
+from bamboo_gateway.sessions.commands import Chat, Idempotency, NewMessage, NewSession
 from bamboo_gateway.sessions.runs.inputs import Inputs
 from bamboo_gateway.sessions.streaming.session_writer import Vanished
 from tests.sessions.test_titles import Titler
@@ -418,6 +418,104 @@ async def test_an_external_run_is_fed_at_any_process_and_its_messages_are_whole(
         await both.a.manager.append_events(ME, "s", [{"type": "complete", "run_id": "x"}], None)
         assert await both.said() == [("assistant", "0 1 2 3 4 5 ")]
         assert await both.ends() == [("complete", "")]
+
+
+async def test_a_repeat_that_races_its_first_try_at_another_process_gets_the_same_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with two() as both:
+        await both.a.manager.create_session(ME, NewSession(id="s"))
+        await both.a.manager.open_run(ME, "s", "x")
+        events = [{"type": "complete", "run_id": "x"}]
+        idem = Idempotency("k", "POST /events", "body")
+        firsts: list[Any] = []
+        assert isinstance(both.b.store, SharedStore)
+        present = both.b.store.shared.present
+
+        async def answered_meanwhile(kind: str, session_ids: Any) -> Any:
+            monkeypatch.undo()
+            firsts.append(await both.a.manager.append_events(ME, "s", events, idem))
+            await both.b.manager._registry.confirm(both.b.live())
+            return await present(kind, session_ids)
+
+        # Behind the look for an answer, and before the look at the run.
+        monkeypatch.setattr(both.b.store.shared, "present", answered_meanwhile)
+        again = await both.b.manager.append_events(ME, "s", events, idem)
+        assert again.replayed
+        assert [again.answer] == [first.answer for first in firsts]
+
+
+async def test_a_repeated_chat_that_races_its_first_try_gets_the_same_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with two() as both:
+        await both.a.manager.create_session(ME, NewSession(id="s"))
+        find = both.b.store.find
+        firsts: list[Any] = []
+
+        async def answered_meanwhile(*args: Any, **named: Any) -> Any:
+            if args[2] == "run":
+                monkeypatch.undo()
+                firsts.append(await both.a.chat(run_id="r", key="k"))
+            return await find(*args, **named)
+
+        monkeypatch.setattr(both.b.store, "find", answered_meanwhile)
+        assert [await both.b.chat(run_id="r", key="k")] == firsts
+        assert both.asked == ["r"]
+
+
+def _read_late(
+    both: Two, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], Awaitable[None]]
+) -> None:
+    """Let something happen behind the last read of a run's events, before its result is seen."""
+    read = both.b.store.read
+
+    async def late(*args: Any, **named: Any) -> Any:
+        records = await read(*args, **named)
+        if not records and both.b.store.read == late:
+            monkeypatch.undo()
+            await meanwhile()
+            await both.b.manager._registry.confirm(both.b.live())
+        return records
+
+    monkeypatch.setattr(both.b.store, "read", late)
+
+
+async def test_what_is_posted_elsewhere_while_the_messages_are_read_is_not_missing_in_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with two() as both:
+        await both.a.manager.create_session(ME, NewSession(id="s"))
+        await both.a.manager.open_run(ME, "s", "x")
+
+        async def post(gate: Gateway, text: str) -> None:
+            event = {"type": "token", "run_id": "x", "content": text}
+            await gate.manager.append_events(ME, "s", [event], None)
+
+        await post(both.a, "one ")
+        await both.b.manager.get_session(ME, "s")
+        _read_late(both, monkeypatch, lambda: post(both.a, "two "))
+        await post(both.b, "three")
+        await both.b.manager.append_events(ME, "s", [{"type": "complete", "run_id": "x"}], None)
+        assert await both.said() == [("assistant", "one two three")]
+
+
+async def test_what_a_dying_process_says_while_its_run_is_closed_is_in_the_last_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with two() as both:
+        await begun(both, both.a, "r", "one ")
+
+        async def speak() -> None:
+            both.a.agent.do("r", Token("two"))
+            await quiet()
+
+        both.memory.take_for_dead("a")
+        _read_late(both, monkeypatch, speak)
+        await both.renew()
+        await eventually(both.ends)
+        assert await both.ends() == [("error", "interrupted")]
+        assert (await both.said())[-1] == ("assistant", "one two")
 
 
 async def test_an_external_run_is_cancelled_at_any_process() -> None:

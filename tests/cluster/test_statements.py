@@ -3,6 +3,9 @@
 A step of the model is atomic. A statement of PostgreSQL is not: under READ COMMITTED its subqueries
 see the database as it was when the statement began. Only the row that it waited for is looked at
 again. So what the model calls a condition has to be a condition on a row that the statement locks.
+
+The conditions are those of the gateway's own statement (`statements`), on tables with the columns
+that matter. `test_commits` and `test_lost_answers` try the whole statement.
 """
 
 from collections.abc import Iterator
@@ -14,6 +17,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from bamboo_gateway.storage.sql.postgresql.statements import (
+    MAY_CLOSE,
+    NEWER_EPOCH,
+    Parts,
+    group_commit,
+)
 from tests.support.waiting import until
 
 DEADLINE_SECONDS = 30.0
@@ -21,7 +30,7 @@ DEADLINE_SECONDS = 30.0
 TABLES = """\
 CREATE TABLE sessions (id text PRIMARY KEY, epoch bigint, version bigint, executor text);
 CREATE TABLE gone (id text PRIMARY KEY, epoch bigint);
-CREATE TABLE epochs (id text PRIMARY KEY, epoch bigint);
+CREATE TABLE epochs (id text PRIMARY KEY, epoch bigint, at bigint);
 CREATE TABLE executors (executor text PRIMARY KEY, counter bigint);
 INSERT INTO sessions VALUES ('s', 1, 7, 'x');
 INSERT INTO epochs VALUES ('s', 1);
@@ -81,10 +90,10 @@ INSERT INTO sessions SELECT 's', 1, 1, 'x'
 WHERE NOT EXISTS (SELECT FROM gone WHERE id = 's' AND epoch >= 1)
 ON CONFLICT (id) DO NOTHING"""
 
-CREATE_BY_EPOCH = """\
+CREATE_BY_EPOCH = f"""\
 WITH newer AS (
-  INSERT INTO epochs AS e VALUES ('s', {epoch})
-  ON CONFLICT (id) DO UPDATE SET epoch = excluded.epoch WHERE e.epoch < excluded.epoch
+  INSERT INTO epochs AS e VALUES ('s', {{epoch}})
+  ON CONFLICT (id) {NEWER_EPOCH}
   RETURNING id, epoch
 )
 INSERT INTO sessions SELECT id, epoch, 1, 'x' FROM newer ON CONFLICT (id) DO NOTHING"""
@@ -120,11 +129,12 @@ def test_of_two_creations_of_one_epoch_that_meet_one_is_made(race: Race) -> None
     assert other.result(DEADLINE_SECONDS) == 0
 
 
-CLOSE = """\
-WITH locked AS (
-  SELECT s.id FROM sessions s WHERE s.id = 's' AND s.epoch = 1 AND s.version = 7
-    AND NOT EXISTS (SELECT FROM executors WHERE executor = 'x' AND counter <> 5)
-  FOR NO KEY UPDATE OF s {or_skip}
+CLOSE = f"""\
+WITH unit AS (SELECT 's' AS id, 'x' AS closes, 5 AS judged),
+locked AS (
+  SELECT s.id FROM unit u JOIN sessions s ON s.id = u.id WHERE s.epoch = 1 AND s.version = 7
+{MAY_CLOSE}
+  FOR NO KEY UPDATE OF s {{or_skip}}
 )
 UPDATE sessions s SET version = s.version + 1, executor = NULL FROM locked l WHERE s.id = l.id"""
 RENEW = "UPDATE executors SET counter = counter + 1 WHERE executor = 'x'"
@@ -146,6 +156,13 @@ def test_a_close_that_leaves_out_what_is_locked_sees_each_renewal(race: Race) ->
         assert race.second.execute(close).rowcount == 0
         race.observer.execute(RENEW)
     assert race.second.execute(close).rowcount == 0
+
+
+@pytest.mark.parametrize("parts", [Parts(closes=True), Parts(heads=True, closes=True)])
+def test_the_statement_of_the_gateway_leaves_out_what_is_locked_when_it_closes(parts: Parts):
+    assert "FOR NO KEY UPDATE OF s SKIP LOCKED" in group_commit(parts)
+    with pytest.raises(AssertionError):
+        group_commit(parts, waits=True)
 
 
 REMOVE_ROW = """\

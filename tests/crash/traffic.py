@@ -114,14 +114,17 @@ class Producer:
         self._http.close()
         assert self.failure is None, self.failure
 
-    def _produce(self) -> None:
-        acts: list[Callable[[], None]] = [
+    def _acts(self) -> list[Callable[[], None]]:
+        return [
             self._one_event,
             self._an_array_of_events,
             self._a_stream_of_lines,
             self._messages,
             self._chat,
         ]
+
+    def _produce(self) -> None:
+        acts = self._acts()
         try:
             while not self._over.is_set():
                 self._random.choice(acts)()

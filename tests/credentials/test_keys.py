@@ -10,7 +10,8 @@ import pytest
 from bamboo_gateway.credentials import keyfile
 from bamboo_gateway.credentials.errors import CredentialsUnusable
 from bamboo_gateway.credentials.keyfile import KeyFile, parse_keys, with_room
-from bamboo_gateway.credentials.keys import ApiKey, KeyTable, make_key
+from bamboo_gateway.credentials.keys import KeyTable, make_key
+from bamboo_gateway.domain.api_keys import ApiKey
 from bamboo_gateway.domain.codec import encode
 
 NOW = 1_800_000_000_000

@@ -36,11 +36,20 @@ if TYPE_CHECKING:
 
 # Those that files do not have, and where they are.
 OF_DATABASES = {
+    "follower_events_total": "postgresql",
+    "follower_looks_total": "postgresql",
     "store_commit_failures_total": "both",
     "store_database_bytes": "sqlite",
     "store_database_connections": "postgresql",
     "store_database_connections_idle": "postgresql",
     "store_database_outages_total": "postgresql",
+    "store_heartbeat_age_seconds": "postgresql",
+    "store_heartbeat_failures_total": "postgresql",
+    "store_heartbeat_losses_total": "postgresql",
+    "store_leader": "postgresql",
+    "store_replica_deaths_total": "postgresql",
+    "store_replicas": "postgresql",
+    "store_replicas_dead": "postgresql",
     "store_unknown_outcomes_total": "postgresql",
 }
 

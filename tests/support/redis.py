@@ -77,7 +77,7 @@ class RedisServer:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let it stand still for a while (SIGSTOP, SIGCONT): connections open, and nothing comes."""
+        """Let it stand still for a while (SIGSTOP, SIGCONT); it says nothing."""
         self.send(signal.SIGSTOP)
         try:
             yield

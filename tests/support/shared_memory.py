@@ -18,6 +18,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import anyio
 import anyio.lowlevel
 from typing_extensions import override
 
@@ -25,7 +26,7 @@ from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import BambooError, Conflict, Unavailable
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.storage.base import Done
-from bamboo_gateway.storage.commits import Commit, Note
+from bamboo_gateway.storage.commits import Commit, Event, Note
 from bamboo_gateway.storage.memory import MemoryStore, _Session
 from bamboo_gateway.storage.replicas import DueWork, Look, Presence, Replicas
 from bamboo_gateway.storage.reports import RecoveryReport
@@ -41,6 +42,7 @@ class SharedMemory:
         dead: The executors that are taken for dead.
         leader: The process that does what one of all does: the first one, until the test says so.
         conflicts: How many commits were refused, by session.
+        deleted: The events of each session that was deleted.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -50,6 +52,8 @@ class SharedMemory:
         self.leader: str | None = None
         self.presences: dict[tuple[str, str, str, str], Presence] = {}
         self.conflicts: Counter[str] = Counter()
+        self.changing_value = anyio.Lock()
+        self.deleted: list[list[bytes]] = []
         self._stores: dict[str, SharedStore] = {}
 
     async def store(self, executor: str) -> SharedStore:
@@ -180,19 +184,22 @@ class _Database(MemoryStore):
         session = self._session(session_id, epoch)
         if version not in (None, session.head.version):
             raise Conflict("The version has moved.", head=session.head.seq)
+        self._memory.deleted.append([one.body for one in session.entries if isinstance(one, Event)])
         notes = (entry for entry in session.entries if isinstance(entry, Note))
         self._spent[session_id] |= {note.key for note in notes}
         return await super().delete(session_id, epoch)
 
     @override
     async def pack(self, session_id: str, epoch: int) -> None:
+        session = self._session(session_id, epoch)
+        session.head.version += not session.packed
         await super().pack(session_id, epoch)
-        self._sessions[session_id].head.version += 1
 
     @override
     async def unpack(self, session_id: str, epoch: int) -> None:
+        session = self._session(session_id, epoch)
+        session.head.version += session.packed
         await super().unpack(session_id, epoch)
-        self._sessions[session_id].head.version += 1
 
     @override
     async def compact(self, session_id: str, epoch: int, upto: int) -> int:
@@ -223,6 +230,14 @@ class SharedStore(FaultyStore):
     async def is_spent(self, session_id: str, key: str) -> bool:
         await anyio.lowlevel.checkpoint()
         return self.shared.memory.database.is_spent_key(session_id, key)
+
+    @override
+    async def change_value(
+        self, kind: str, key: str, change: Callable[[bytes | None], bytes | None]
+    ) -> bytes | None:
+        # One at a time: the memory store gives way between its read and its write.
+        async with self.shared.memory.changing_value:
+            return await super().change_value(kind, key, change)
 
     @override
     def append(self, commit: Commit, done: Done) -> None:

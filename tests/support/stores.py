@@ -94,8 +94,9 @@ class FaultyStore(SessionStore):
                 asyncio.get_running_loop().call_soon(done, error)
 
     def hold_acks(self) -> None:
-        """Store commits, and answers later."""
-        self._held_acks = []
+        """Store commits, and answer later; answers that are held already stay so."""
+        if self._held_acks is None:
+            self._held_acks = []
 
     def release_acks(self) -> None:
         """Return the answers that were held."""

@@ -374,12 +374,32 @@ def test_a_page_that_connects_in_mid_answer_sees_it_whole_and_stop_ends_it(
     assert api.post(f"/ag-ui/held/stop/{free_id}").json()["stopped"] is False
 
 
-def until_open(api: httpx.Client, session_id: str, count: int) -> None:
-    """Wait until so many streams of a session are open."""
+def test_a_stream_that_is_ended_before_its_run_does_not_look_whole(
+    api: httpx.Client, served: Served, free_id: str
+) -> None:
+    """R4: what a client has of such an answer must not be taken for all of it."""
+    body = {"threadId": free_id, "runId": "run-1", "messages": [user()]}
+    with served.client() as own, own.stream("POST", "/ag-ui/held", json=body) as answer:
+        pieces = answer.iter_text()
+        shown = next(pieces)
+        while "TEXT_MESSAGE_CONTENT" not in shown:
+            shown += next(pieces)
+        [connection] = until_open(api, free_id, 1)
+        path = f"/sessions/{free_id}/connections/{connection['connection_id']}"
+        assert api.delete(path).status_code == 204
+        shown += "".join(pieces)
+    api.post(f"/ag-ui/held/stop/{free_id}")
+    last = events_of(shown)[-1]
+    assert (last["type"], last["code"]) == ("RUN_ERROR", "stream_superseded")
+
+
+def until_open(api: httpx.Client, session_id: str, count: int) -> list[dict[str, Any]]:
+    """Wait until so many streams of a session are open, and return them."""
     for _ in range(10_000):
+        found: list[dict[str, Any]]
         found = api.get(f"/sessions/{session_id}/connections").json()["connections"]
         if len(found) >= count:
-            return
+            return found
     raise AssertionError("the streams were not opened")
 
 

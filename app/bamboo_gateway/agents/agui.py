@@ -28,7 +28,6 @@ A request is retried as one of `http:` is: only before the agent can have begun.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
-from urllib.parse import unquote_plus
 
 import anyio
 from anyio import to_thread
@@ -46,10 +45,10 @@ from bamboo_gateway.agents.options import (
     VariableName,
     check_values,
     read_allowed,
-    read_query,
+    read_service,
 )
 from bamboo_gateway.agents.sse_reader import LineTooLongError, SseReader
-from bamboo_gateway.agents.upstream import Upstream, Waits
+from bamboo_gateway.agents.upstream import NOT_BEGUN_STATUSES, Upstream, Waits
 from bamboo_gateway.domain.codec import decode, encode_with
 from bamboo_gateway.domain.events import AgentEvent
 from bamboo_gateway.observability.tracing import trace_headers
@@ -58,7 +57,6 @@ from bamboo_gateway.settings import Settings
 PREFIX: Final = "agui+"
 """What the kinds of these URLs begin with, before that of the service's own URL."""
 
-_RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 _PROTOCOL_VERSION: Final = "1.0"
 
 
@@ -111,7 +109,7 @@ class AgUiAgent(Agent):
             url,
             what="agent service",
             waits=query,
-            retried_statuses=_RETRIED_STATUSES,
+            retried_statuses=NOT_BEGUN_STATUSES,
             # A connection that turns out to be stale is asked again, and this agent may have begun.
             keeps_alive=False,
             secrets=self._secrets,
@@ -125,25 +123,13 @@ class AgUiAgent(Agent):
         Raises:
             AgentConfigError: The URL or a member of the query is wrong, or the key is missing.
         """
-        ours: list[str] = []
-        theirs: list[str] = []
-        for member in filter(None, address.query.split("&")):
-            name = unquote_plus(member.partition("=")[0])
-            (ours if name in AgUiQuery.model_fields else theirs).append(member)
-        own = AgentAddress(address.name, address.kind, address.target, "&".join(ours))
-        query = read_query(AgUiQuery, own)
-        key = None
-        if query.api_key_env is not None:
-            key = address.secret(query.api_key_env, called="that api_key_env names")
-            if key is None:
-                raise address.refuse("the environment variable that api_key_env names is not set")
+        query, rest = read_service(AgUiQuery, address)
+        key = address.named_secret(query.api_key_env, "api_key_env")
         default = AllowedOptions({"state": Bounds(), "context": Bounds()})
         allowed = read_allowed(address, query.allow, default, AgUiOptions.model_fields)
-        scheme = address.kind.removeprefix(PREFIX)
-        url = f"{scheme}:{address.target}" + ("?" + "&".join(theirs) if theirs else "")
         try:
             return AgUiAgent(
-                url,
+                f"{address.kind.removeprefix(PREFIX)}:{rest}",
                 query,
                 api_key=key,
                 event_bytes_max=settings.max_event_bytes,

@@ -50,7 +50,6 @@ The service should compare in constant time, and refuse timestamps that are minu
 import hmac
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
-from urllib.parse import unquote_plus
 
 import anyio
 from anyio import to_thread
@@ -64,17 +63,16 @@ from bamboo_gateway.agents.options import (
     AgentQuery,
     VariableName,
     read_allowed,
-    read_query,
+    read_service,
 )
 from bamboo_gateway.agents.sse_reader import LineReader, LineTooLongError, SseReader
-from bamboo_gateway.agents.upstream import Answer, Upstream, Waits
+from bamboo_gateway.agents.upstream import NOT_BEGUN_STATUSES, Answer, Upstream, Waits
 from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.codec import decode, encode_with
 from bamboo_gateway.domain.events import AgentEvent, MessageSaid
 from bamboo_gateway.observability.tracing import trace_headers
 from bamboo_gateway.settings import Settings
 
-_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _LINE_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 _DONE = b"[DONE]"
 
@@ -121,7 +119,7 @@ class HttpAgent(Agent):
             url,
             what="agent service",
             waits=query,
-            retried_statuses=_RETRIED_STATUSES,
+            retried_statuses=NOT_BEGUN_STATUSES,
             keeps_alive=False,
             secrets=(secret,) if secret else (),
             sleep=sleep,
@@ -136,23 +134,16 @@ class HttpAgent(Agent):
         Raises:
             AgentConfigError: The URL or a member of the query is wrong, or the secret is missing.
         """
-        ours: list[str] = []
-        theirs: list[str] = []
-        for member in filter(None, address.query.split("&")):
-            name = unquote_plus(member.partition("=")[0])
-            (ours if name in HttpQuery.model_fields else theirs).append(member)
-        own = AgentAddress(address.name, address.kind, address.target, "&".join(ours))
-        query = read_query(HttpQuery, own)
-        secret = None
-        if query.secret_env is not None:
-            secret = address.secret(query.secret_env, called="that secret_env names")
-            if secret is None:
-                raise address.refuse("the environment variable that secret_env names is not set")
+        query, rest = read_service(HttpQuery, address)
+        secret = address.named_secret(query.secret_env, "secret_env")
         allowed = read_allowed(address, query.allow, NO_OPTIONS, known=None)
-        url = f"{address.kind}:{address.target}" + ("?" + "&".join(theirs) if theirs else "")
         try:
             agent = HttpAgent(
-                url, query, secret=secret, settings=settings, session_answer=session_answer
+                f"{address.kind}:{rest}",
+                query,
+                secret=secret,
+                settings=settings,
+                session_answer=session_answer,
             )
         except ValueError as error:
             raise address.refuse(str(error)) from error

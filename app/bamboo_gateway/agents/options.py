@@ -6,9 +6,9 @@ error into one line that never repeats a value, because values may be secrets.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,6 +68,19 @@ class AgentAddress:
             raise self.refuse(f"the environment variable {called} holds no usable secret")
         return value or None
 
+    def named_secret(self, variable: str | None, member: str) -> str | None:
+        """Return the secret in the variable that a member of the query names, if it names one.
+
+        Raises:
+            AgentConfigError: The variable is not set, or its value cannot be part of a header.
+        """
+        if variable is None:
+            return None
+        secret = self.secret(variable, called=f"that {member} names")
+        if secret is None:
+            raise self.refuse(f"the environment variable that {member} names is not set")
+        return secret
+
     def refuse(self, reason: str) -> AgentConfigError:
         """Return the error that stops the start and names this agent."""
         return AgentConfigError(f"agent {self.name!r}: {reason}")
@@ -116,6 +129,24 @@ def read_query(model: type[_O], address: AgentAddress) -> _O:
         return model.model_validate(members)
     except ValidationError as error:
         raise address.refuse(f"query: {_first(error, model, list_known=True)}") from error
+
+
+def read_service(model: type[_O], address: AgentAddress) -> tuple[_O, str]:
+    """Read the gateway's own members of a service's URL; the service gets the URL without them.
+
+    Returns:
+        The members, and the URL's target and query that are left, as in `//host/path?name=value`.
+
+    Raises:
+        AgentConfigError: As `read_query`.
+    """
+    ours: list[str] = []
+    theirs: list[str] = []
+    for member in filter(None, address.query.split("&")):
+        name = unquote_plus(member.partition("=")[0])
+        (ours if name in model.model_fields else theirs).append(member)
+    query = read_query(model, replace(address, query="&".join(ours)))
+    return query, address.target + ("?" + "&".join(theirs) if theirs else "")
 
 
 def read_options(model: type[_O], options: Mapping[str, object]) -> _O:

@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from math import inf
 from secrets import randbelow
-from typing import Annotated
+from typing import Annotated, Final
 
 import anyio
 import structlog
@@ -58,6 +58,8 @@ _KEPT_ALIVE_MAX = 50
 _KEPT_ALIVE_SECONDS = 5.0
 """How long a connection may have been idle to be used again: servers close idle ones, and some
 networks forget them without a word."""
+NOT_BEGUN_STATUSES: Final = frozenset({429, 502, 503, 504})
+"""With these a service says that it has not begun, so that it may be asked again."""
 _DRAIN_SECONDS = 0.25
 """How long to wait for the last bytes of a finished response, to keep the connection."""
 

@@ -25,12 +25,16 @@ async def run_until_disconnect(
 
     Raises:
         ClientDisconnect: `disconnected` returned first.
+        CancelledError: The server has cancelled the request.
     """
     results: list[T] = []
     error: Exception | None = None
+    has_left = False
 
     async def watch() -> None:
+        nonlocal has_left
         await disconnected()
+        has_left = True
         group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
@@ -46,7 +50,8 @@ async def run_until_disconnect(
     finally:
         del error  # its traceback has this frame
     if not results:
-        raise ClientDisconnect
+        # The group takes every cancellation of its own task for its own.
+        raise ClientDisconnect if has_left else anyio.get_cancelled_exc_class()
     return results[0]
 
 

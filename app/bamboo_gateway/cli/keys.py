@@ -1,4 +1,7 @@
-"""`bamboo keys`: make, list and revoke keys in the keys file, which a running gateway watches."""
+"""`bamboo keys`: make, list and revoke keys where running gateways look for them.
+
+That is the keys file, or the database of `postgresql:`.
+"""
 
 import os
 import re
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bamboo_gateway.credentials.keyfile import KeyFile
-    from bamboo_gateway.credentials.keys import ApiKey
+    from bamboo_gateway.credentials.shared_keys import SharedKeys
+    from bamboo_gateway.domain.api_keys import ApiKey
     from bamboo_gateway.domain.callers import Right
     from bamboo_gateway.settings import Settings
 
@@ -69,7 +73,8 @@ def create_key(
 ) -> None:
     """Make a key. It is printed once, and kept only as a digest."""
     from bamboo_gateway.credentials.keyfile import with_room
-    from bamboo_gateway.credentials.keys import ApiKey, make_key
+    from bamboo_gateway.credentials.keys import make_key
+    from bamboo_gateway.domain.api_keys import ApiKey
     from bamboo_gateway.domain.clock import SystemClock
     from bamboo_gateway.domain.errors import BambooError
     from bamboo_gateway.domain.ids import check_user_id
@@ -82,19 +87,19 @@ def create_key(
     now_ms = SystemClock().now_ms()
     expires_at = None if expires is None else _expiry(expires, now_ms)
     settings = _settings(data_dir, config)
-    file = _key_file(settings)
     key_id, text, digest = make_key()
     try:
+        kept = _kept_keys(settings, is_change=True)
         user_id = None if user is None else check_user_id(user)
         key = ApiKey(key_id, digest, user_id, allowed, name, now_ms, expires_at)
-        file.change(lambda keys: [*with_room(keys), key])
+        kept.change(lambda keys: [*with_room(keys), key])
     except BambooError as error:
         raise CommandError(error.detail) from error
     _record(settings, "create-key", [key_id], now_ms)
     if json:
         print_json({"key": text, **_shape(key, now_ms)})
         return
-    notice(f"{key_id} is in {file.path}; save the key, it is shown only once")
+    notice(f"{key_id} is in {kept.place}; save the key, it is shown only once")
     print_line(text)
 
 
@@ -107,7 +112,7 @@ def list_keys(
     from bamboo_gateway.domain.errors import BambooError
 
     try:
-        keys = _key_file(_settings(data_dir, config)).read()
+        keys = _kept_keys(_settings(data_dir, config), is_change=False).read()
     except BambooError as error:
         raise CommandError(error.detail) from error
     now_ms = SystemClock().now_ms()
@@ -146,7 +151,7 @@ def revoke_keys(
         ]
 
     try:
-        _key_file(settings).change(revoked)
+        _kept_keys(settings, is_change=True).change(revoked)
     except BambooError as error:
         raise CommandError(error.detail) from error
     _record(settings, "revoke-key", sorted(wanted), now_ms)
@@ -181,15 +186,33 @@ def _record(settings: "Settings", action: str, key_ids: list[str], now_ms: int) 
         notice(f"it is done, but not recorded in the audit log {path}: {error.strerror}")
 
 
-def _key_file(settings: "Settings") -> "KeyFile":
+def _kept_keys(settings: "Settings", *, is_change: bool) -> "KeyFile | SharedKeys":
+    """Return the keys where the gateway reads them.
+
+    Raises:
+        BambooError: They cannot be read.
+    """
     from bamboo_gateway.credentials.keyfile import KeyFile
+    from bamboo_gateway.credentials.shared_keys import take_over
+    from bamboo_gateway.observability.logs import log_as_a_library
+    from bamboo_gateway.storage.factory import make_api_keys
 
     path = settings.keys_path
     if path is None:
         raise CommandError(
             "storage_url `memory:` keeps no keys file; set api_keys_file", ExitCode.USAGE
         )
-    return KeyFile(path)
+    if not settings.keeps_keys_in_store:
+        return KeyFile(path)
+    # Stdout is for the answer.
+    log_as_a_library()
+    shared = make_api_keys(settings)
+    if is_change:
+        if take_over(shared, path):
+            notice(f"the keys of {path} are in {shared.place} from now on")
+    elif not shared.version():
+        return KeyFile(path)  # what a change takes over
+    return shared
 
 
 def _rights(text: str) -> "frozenset[Right]":

@@ -58,6 +58,8 @@ def data(
         _check_different(ours, theirs)
         with _progress() as advance:
             done = anyio.run(lambda: copy_store(ours, theirs, advance, is_dry=dry_run))
+        if not dry_run and _copy_keys(ours, theirs):
+            done.beside.append("the API keys")
     except SettingsError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
     except (StoreBusy, StoreUnusable) as error:
@@ -73,6 +75,43 @@ def _check_different(source: "Settings", target: "Settings") -> None:
             raise CommandError(f"{name}: `memory:` keeps nothing", ExitCode.USAGE)
     if source.storage_place == target.storage_place:
         raise CommandError("FROM and TO are the same store", ExitCode.USAGE)
+
+
+def _copy_keys(source: "Settings", target: "Settings") -> bool:
+    """Bring the API keys to or from a database, unless the target ever had one.
+
+    Between two directories their file is copied as it is.
+
+    Raises:
+        BambooError: They cannot be read or written; the same command goes on.
+    """
+    from bamboo_gateway.credentials.keyfile import KeyFile
+    from bamboo_gateway.storage.factory import make_api_keys
+
+    if not (source.keeps_keys_in_store or target.keeps_keys_in_store):
+        return False
+    if source.keeps_keys_in_store:
+        keys = make_api_keys(source).read()
+    else:
+        keys = KeyFile(_keys_file(source)).read()
+    if not keys:
+        return False
+    if target.keeps_keys_in_store:
+        return make_api_keys(target).take_over(keys)
+    path = _keys_file(target)
+    if path.exists():
+        return False
+    KeyFile(path).change(lambda known: known or keys)
+    return True
+
+
+def _keys_file(settings: "Settings") -> Path:
+    """Return the keys file that lies beside the sessions."""
+    path = settings.keys_path
+    assert path is not None  # only `memory:` has none
+    if settings.api_keys_file is None and settings.storage_dir is not None:
+        return settings.storage_dir / path.name
+    return path
 
 
 def _print(done: "Migrated", target: "Settings", *, as_json: bool, dry_run: bool) -> None:

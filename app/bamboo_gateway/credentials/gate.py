@@ -14,15 +14,10 @@ from anyio import to_thread
 
 from bamboo_gateway.credentials.errors import CredentialsUnusable
 from bamboo_gateway.credentials.keyfile import KeyFile, check_owner, parse_keys
-from bamboo_gateway.credentials.keys import (
-    ApiKey,
-    KeyTable,
-    PlainKeys,
-    looks_like_key,
-    user_caller,
-)
+from bamboo_gateway.credentials.keys import KeyTable, PlainKeys, looks_like_key
 from bamboo_gateway.credentials.refusals import Refusal, RefusalLog
 from bamboo_gateway.credentials.remote_keys import RemoteKeys
+from bamboo_gateway.credentials.shared_keys import SharedKeys, WatchedKeys
 from bamboo_gateway.credentials.signing import (
     WITHOUT_CREDENTIAL,
     Signed,
@@ -35,6 +30,7 @@ from bamboo_gateway.credentials.signing import (
 )
 from bamboo_gateway.credentials.tokens import looks_like_token, make_verifier
 from bamboo_gateway.credentials.watched import WatchedFile
+from bamboo_gateway.domain.api_keys import ApiKey, user_caller
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.domain.errors import Forbidden, Unavailable
@@ -47,7 +43,7 @@ _KEYS_TOLD_MAX: Final = 20
 """The most keys that one log line names: people make one at a time, scripts many."""
 
 _LOOK_SECONDS: Final = 1.0
-"""How often files are checked, and so how soon a revoked key is refused."""
+"""How often files and the store are looked at, and so how soon a revoked key is refused."""
 
 
 KeepSecret = Callable[[bytes], Awaitable[bytes]]
@@ -57,9 +53,9 @@ KeepSecret = Callable[[bytes], Awaitable[bytes]]
 class Gate:
     """All credentials of one gateway.
 
-    An async context manager: while it is entered it notices changed files. Its answers never say
-    why a credential is invalid, so that nobody learns which part of a guess was right. The log
-    has the reason.
+    An async context manager: while it is entered it notices changed files and keys. Its answers
+    never say why a credential is invalid, so that nobody learns which part of a guess was right.
+    The log has the reason.
 
     Attributes:
         refusals: Logs the reasons.
@@ -69,7 +65,11 @@ class Gate:
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, keep_secret: KeepSecret | None = None
+        self,
+        settings: Settings,
+        clock: Clock,
+        keep_secret: KeepSecret | None = None,
+        shared_keys: SharedKeys | None = None,
     ) -> None:
         """Read the files.
 
@@ -77,14 +77,19 @@ class Gate:
             settings: Name the credentials.
             clock: The clock for ends of credentials.
             keep_secret: Keeps the secret of tickets in place of the file, if it is given.
+            shared_keys: The keys that the store keeps in place of the keys file, if it does. They
+                are read when the gate is entered, and until then nobody is let in.
         """
         self.refusals = RefusalLog(clock)
         self._clock = clock
         self._plain = PlainKeys(settings.api_keys)
         self._tokens = make_verifier(settings, clock)
         path = settings.keys_path
-        self._keys: WatchedFile[KeyTable] | None = None
-        if path is not None:
+        self._keys: WatchedFile[KeyTable] | WatchedKeys | None = None
+        if shared_keys is not None:
+            assert path is not None
+            self._keys = WatchedKeys(shared_keys, path)
+        elif path is not None:
             self._keys = WatchedFile(path, lambda data: KeyTable(parse_keys(data)), _no_keys)
             if self._keys.exists:
                 check_owner(path)
@@ -98,10 +103,15 @@ class Gate:
         self._ticket_seconds = settings.ticket_ttl_seconds
         self._login_seconds = settings.login_ttl_seconds
         self._stack = AsyncExitStack()
-        self._is_open = True
+        # Nobody knows yet whether the store has keys.
+        self._is_open = shared_keys is None
         self._close_if_configured()
 
     async def __aenter__(self) -> Self:
+        if isinstance(self._keys, WatchedKeys):
+            await to_thread.run_sync(self._keys.load)
+            self._is_open = True
+            self._close_if_configured()
         if self._signer is None:
             assert self._secret_path is not None
             self._signer = Signer(await self._secret(self._secret_path), self._clock)
@@ -132,11 +142,21 @@ class Gate:
     def is_open(self) -> bool:
         """Whether no credentials are configured, so that the gateway serves everybody.
 
-        A keys file counts even if it is empty: revoking the last key must not open the gateway.
+        A keys file counts even if it is empty, and so does a store that ever had a key: revoking
+        the last key must not open the gateway.
         Once there were credentials, the gateway stays closed until the next start, whatever happens
         to the file.
         """
         return self._is_open
+
+    def check_loaded(self) -> None:
+        """Refuse to judge credentials before the keys of the store are known.
+
+        Raises:
+            Unavailable: They are not known yet.
+        """
+        if isinstance(self._keys, WatchedKeys) and not self._keys.is_loaded:
+            raise _not_recovered()
 
     @property
     def remote_keys(self) -> RemoteKeys | None:
@@ -225,20 +245,22 @@ class Gate:
         return in_file or self._plain.is_live(root)
 
     async def forget_keys_of(self, user_id: str, *, dry_run: bool = False) -> int:
-        """Remove a user's keys from the keys file, revoked ones too; return how many there are.
+        """Remove a user's keys, revoked ones too; return how many there are.
 
         What was made with them (tickets, cookies, streams) ends with them.
 
         Raises:
-            Unavailable: The keys file cannot be changed.
+            Unavailable, StorageFailed: They cannot be removed.
         """
         keys = self._keys
         if keys is None or not keys.exists:
             return 0
         return await to_thread.run_sync(partial(self._forget_keys, keys, user_id, dry_run=dry_run))
 
-    def _forget_keys(self, keys: WatchedFile[KeyTable], user_id: str, *, dry_run: bool) -> int:
-        file, found = KeyFile(keys.path), 0
+    def _forget_keys(
+        self, keys: WatchedFile[KeyTable] | WatchedKeys, user_id: str, *, dry_run: bool
+    ) -> int:
+        found = 0
 
         def others(known: Sequence[ApiKey]) -> Sequence[ApiKey]:
             nonlocal found
@@ -246,14 +268,24 @@ class Gate:
             found = len(known) - len(kept)
             return kept
 
-        try:
-            others(file.read())
+        def forget(kept: SharedKeys | KeyFile) -> int:
+            others(kept.read())
             if found and not dry_run:
-                file.change(others)
-                keys.refresh()
+                kept.change(others)
+            return found
+
+        try:
+            if isinstance(keys, WatchedFile):
+                count = forget(KeyFile(keys.path))
+            else:
+                count = forget(keys.shared)
+                # What was taken over is still in the file.
+                forget(KeyFile(keys.file))
         except CredentialsUnusable as error:
             raise Unavailable(f"The user's keys are still there: {error.detail}.") from error
-        return found
+        if count and not dry_run:
+            keys.refresh()
+        return count
 
     def _why_no_bearer(self, sent: bytes) -> Refusal:
         if self._tokens is None and looks_like_token(sent):
@@ -271,7 +303,7 @@ class Gate:
 
     def _signed(self) -> Signer:
         if self._signer is None:
-            raise Unavailable("The gateway is recovering its sessions; try again in a moment.")
+            raise _not_recovered()
         return self._signer
 
     async def _watch(self) -> None:
@@ -318,6 +350,10 @@ def _acting(caller: Caller, user_id: str | None) -> Caller:
     if caller.user_id != user_id:
         raise Forbidden("This credential is another user's than X-User-Id names.")
     return caller
+
+
+def _not_recovered() -> Unavailable:
+    return Unavailable("The gateway is recovering its sessions; try again in a moment.")
 
 
 def _no_keys() -> KeyTable:

@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bamboo_gateway.credentials.errors import CredentialsUnusable
-from bamboo_gateway.credentials.keys import ApiKey
+from bamboo_gateway.domain.api_keys import ApiKey
 from bamboo_gateway.domain.callers import Right
 from bamboo_gateway.domain.clock import format_ms, parse_ms
 from bamboo_gateway.domain.codec import decode, encode_pretty
@@ -86,10 +86,12 @@ class KeyFile:
 
     Attributes:
         path: The path of the file.
+        place: The same, for people.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.place = str(path)
 
     def read(self) -> tuple[ApiKey, ...]:
         """Return all keys; none if the file does not exist.

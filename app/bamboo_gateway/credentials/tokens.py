@@ -14,10 +14,10 @@ import jwt
 
 from bamboo_gateway.credentials.errors import CredentialsUnusable
 from bamboo_gateway.credentials.key_sets import KeySet, VerifyingKey, key_set, public_key
-from bamboo_gateway.credentials.keys import user_caller
 from bamboo_gateway.credentials.refusals import Refusal
 from bamboo_gateway.credentials.remote_keys import RemoteKeys
 from bamboo_gateway.credentials.watched import WatchedFile
+from bamboo_gateway.domain.api_keys import user_caller
 from bamboo_gateway.domain.callers import Caller, Right
 from bamboo_gateway.domain.clock import Clock, SystemClock
 from bamboo_gateway.domain.errors import Unavailable

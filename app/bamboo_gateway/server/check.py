@@ -21,7 +21,8 @@ def start_faults(settings: Settings) -> list[str]:
     """Return one line for everything that would stop a start; each part is tried by itself.
 
     Nothing is opened, created or called, but the modules of Python agents are imported. What only
-    the start can know is left to it: whether the port is free, and whether the database answers.
+    the start can know is left to it: whether the port is free, whether the database answers, and
+    whether it has keys.
     """
     clock = SystemClock()
     faults: list[str] = []
@@ -36,7 +37,9 @@ def start_faults(settings: Settings) -> list[str]:
         make_bus(settings, clock, str)
     with _noted(faults):
         addresses = resolve(settings)
-        check_reach(settings, Gate(settings, clock), addresses)
+        gate = Gate(settings, clock)
+        if not settings.keeps_keys_in_store:
+            check_reach(settings, gate, addresses)
     if settings.otel_endpoint and find_spec("opentelemetry") is None:
         faults.append(
             "otel_endpoint is set, and OpenTelemetry is missing: install bamboo-gateway[otel]."

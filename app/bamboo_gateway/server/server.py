@@ -88,7 +88,7 @@ def serve(settings: Settings) -> int:
         app = _create(settings)
         gate: Gate = app.state.gate
         check_reach(settings, gate, addresses)
-        server = GatewayServer(app, partial(_started, settings, gate))
+        server = GatewayServer(app, partial(_started, settings, gate, addresses))
         _raise_file_limit()
         with ExitStack() as stack:
             sockets = [stack.enter_context(sock) for sock in _bind(settings, addresses)]
@@ -115,7 +115,7 @@ class GatewayServer(uvicorn.Server):
 
     Args:
         app: The app of `create_app`.
-        on_started: Called with the port once requests are served.
+        on_started: Called with the port once requests are served; raises StartError to end it.
     """
 
     def __init__(self, app: FastAPI, on_started: Callable[[int], None]) -> None:
@@ -138,6 +138,7 @@ class GatewayServer(uvicorn.Server):
         app.state.connection_limits = ConnectionLimits(app.state.settings)
         self._on_started = on_started
         self._lifespan = AsyncExitStack()
+        self._refusal: StartError | None = None
         self._signals = 0
         self._exit_wanted = anyio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -151,6 +152,8 @@ class GatewayServer(uvicorn.Server):
                     self._check_forced()
             except* _ForcedExit:
                 pass
+        if self._refusal is not None:
+            raise self._refusal
 
     def begin_exit(self) -> None:
         """Begin the drain and then exit; the second call skips the drain, the third kills.
@@ -181,7 +184,13 @@ class GatewayServer(uvicorn.Server):
             for server in self.servers:
                 server.close()
             raise
-        self._on_started(self.servers[0].sockets[0].getsockname()[1])
+        try:
+            self._on_started(self.servers[0].sockets[0].getsockname()[1])
+        except StartError as error:
+            for server in self.servers:
+                server.close()
+            # Raised by `serve`, outside of all task groups.
+            self._refusal, self.should_exit = error, True
 
     @override
     async def main_loop(self) -> None:
@@ -324,7 +333,9 @@ def _raise_file_limit() -> None:
             return  # macOS refuses more than kern.maxfilesperproc: keep the limit there is
 
 
-def _started(settings: Settings, gate: Gate, port: int) -> None:
+def _started(settings: Settings, gate: Gate, addresses: list[_Address], port: int) -> None:
+    # Keys that the store keeps are known only now.
+    check_reach(settings, gate, addresses)
     # The objects of the start stay, so the collector need not walk them again. Requests and streams
     # leave it nothing, so it only has to collect what an agent's own code leaves; `memory` collects
     # what is large.

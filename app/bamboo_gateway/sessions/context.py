@@ -92,3 +92,9 @@ class Context:
     tasks: BackgroundTasks
     drain: Drain
     bus: Bus | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does what one of all that share the store has to do."""
+        replicas = self.store.replicas
+        return replicas is None or replicas.is_leader

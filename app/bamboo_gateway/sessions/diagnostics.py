@@ -80,7 +80,7 @@ async def check_gateway(
         webhooks: How webhooks fare (`webhooks.reports.check_webhooks`).
     """
     store = context.store
-    checks = [_versions(), _clock(context)]
+    checks = [_versions(), *_replica(context), _clock(context)]
     if isinstance(store, SupportsDirectory):
         directory = store.directory
         checks += await to_thread.run_sync(lambda: list(_directory_checks(directory)))
@@ -99,6 +99,14 @@ async def check_gateway(
 def _versions() -> Check:
     seen = f"bamboo {__version__}, Python {platform.python_version()}, {platform.system()}"
     return Check("versions", "ok", seen)
+
+
+def _replica(context: Context) -> Iterator[Check]:
+    """Say which of several processes answers."""
+    replicas = context.store.replicas
+    if replicas is not None:
+        role = "it leads" if context.leads else "another one leads"
+        yield Check("replica", "ok", f"{platform.node()}, executor {replicas.executor}; {role}")
 
 
 def _clock(context: Context) -> Check:

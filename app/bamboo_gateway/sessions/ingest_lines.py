@@ -348,7 +348,9 @@ class _Post:
     async def _prepare(self) -> None:
         writer = self._writer
         active = writer.head.active
-        await self._external.hold(writer, {active.run_id} if active else set())
+        # A run that has ended while this waited may be another one than that of the lines.
+        with suppress(RunEnded):
+            await self._external.hold(writer, {active.run_id} if active else set())
         if self._key is not None and not writer.keys.is_loaded:
             await writer.keys.load(self._context.store, writer.id, writer.epoch)
 

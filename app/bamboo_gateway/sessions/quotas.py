@@ -8,6 +8,11 @@ the limits of the caller who opened it; the operator, who sees everything, has n
 
 Every counter is updated when something changes, so a check takes constant time. A caller that
 checks a limit acts on it before the next `await`, so that two calls cannot take the last place.
+
+Where several processes share the store, the limits of runs, queues and streams are those of each
+process. It counts the runs that it executes, with what is queued behind them: what memory has of
+other processes' runs may be old, and would refuse where there is room. External runs do not count
+then.
 """
 
 from collections.abc import Callable
@@ -61,6 +66,7 @@ class Quotas:
 
     def __init__(self, store: SessionStore, settings: Settings, files: FileUsage) -> None:
         self.stored = StoredQuotas(store, settings, files)
+        self._store = store
         self._settings = settings
         self._runs = CountByUser()
         self._queued = CountByUser()
@@ -73,8 +79,9 @@ class Quotas:
     def note(self, writer: CountedSession) -> None:
         """Update the counters after a session's runs, calls or existence changed."""
         head = writer.head
-        waiting = len(head.queue)
-        has_run = head.active is not None or waiting > 0
+        is_here = self._executes(head)
+        waiting = len(head.queue) if is_here else 0
+        has_run = is_here and (head.active is not None or waiting > 0)
         share = _Share(
             head.user_id if head.seq else writer.made_for,
             runs=int(has_run),
@@ -108,6 +115,13 @@ class Quotas:
     def stream_closed(self, caller: Caller) -> None:
         """Count a stream that has ended."""
         self._streams.add(_viewer(caller), -1)
+
+    def _executes(self, head: SessionHead) -> bool:
+        """Return whether a session's runs, if there are any, are those of this process."""
+        replicas = self._store.replicas
+        if replicas is None:
+            return True
+        return head.active is not None and head.active.executor == replicas.executor
 
     def _count(self, share: _Share, sign: int) -> None:
         user_id, runs, queued, _, places = share

@@ -316,10 +316,12 @@ class SessionRegistry:
                 continue
             elif not writer.is_ready:
                 # Nothing evicts it meanwhile.
-                await writer.ready()
+                await self._ready(writer)
                 continue
             elif self._replicas is not None and confirmed is not writer:
-                await self.confirm(writer)
+                if not await self._is_current(writer):
+                    self._load_again(writer)
+                    await self._ready(writer)
                 confirmed = writer
                 continue
             else:
@@ -329,6 +331,14 @@ class SessionRegistry:
             else:
                 self._context.tally.hits += 1
             return writer
+
+    async def _ready(self, writer: SessionWriter) -> None:
+        """Wait until a session is ready, or gone: the next look finds what there is instead."""
+        try:
+            await writer.ready()
+        except Vanished:
+            if self._replicas is None:
+                raise
 
     async def confirm(self, writer: SessionWriter) -> None:
         """Make sure that memory has what a shared store had when this was called.
@@ -340,8 +350,13 @@ class SessionRegistry:
             BambooError: The store does not answer now.
         """
         if not await self._is_current(writer):
-            writer.lost()
+            self._load_again(writer)
             await writer.ready()
+
+    def _load_again(self, writer: SessionWriter) -> None:
+        # One that has left memory meanwhile must not touch the channel of the next one.
+        if self._writers.get(writer.id) is writer:
+            writer.lost()
 
     async def _is_current(self, writer: SessionWriter) -> bool:
         """Return whether the head in memory, which then can be used at once, is the store's."""

@@ -209,7 +209,8 @@ class Reloader:
         writer.resume(head, take)
         with anyio.move_on_after(_LOCK_SECONDS):
             await is_handed.wait()
-        if writer.withdraw(take):
+        writer.withdraw(take)
+        if not handed:
             return
         [(commit, done)] = handed
         error: BambooError | None = None

@@ -13,6 +13,10 @@ So a creation is allowed on a count that may be too high, and refused only on on
 With many creations at once, exactly as many succeed as there is room for.
 
 Bytes need no such care. The last write may go over the limit.
+
+Where several processes share the store, each look-up asks it too, so what the others have created
+counts. Sessions that two processes create at the same moment may go over the limit together: by the
+creations that the others have on their way, and by no more.
 """
 
 from collections import Counter

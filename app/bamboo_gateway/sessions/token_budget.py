@@ -4,6 +4,10 @@ A day is one of UTC. Tokens count on the day on which their run ends, for the us
 sessions without a user count together. When the clock is set back over midnight, the day that has
 begun goes on. One value of the store for each user keeps the count; it is written once for each run
 that ends, before the run's end is, and of an external run after it.
+
+Where several processes share the store, each look-up reads the value, and each run is added to what
+the store has then. So a limit is passed by the runs that execute when it is reached, wherever they
+do, as it is in one process.
 """
 
 from collections import OrderedDict
@@ -37,6 +41,16 @@ class _Used:
     day: str
     tokens: int = 0
 
+    def add(self, tokens: int, today: str) -> None:
+        """Count tokens of today."""
+        if self.day < today:
+            self.day, self.tokens = today, 0
+        self.tokens = min(self.tokens + tokens, COUNT_MAX)
+
+    def stored(self) -> bytes:
+        """Return the stored form."""
+        return encode({"day": self.day, "tokens": self.tokens})
+
 
 class TokenBudget:
     """Counts tokens by user and day, and refuses runs beyond `max_tokens_per_user_day`.
@@ -51,6 +65,8 @@ class TokenBudget:
         self._clock = clock
         self._limit = settings.max_tokens_per_user_day
         self._used = OrderedDict[str, _Used]()
+        # Others count too: what memory has is what the last look-up found.
+        self._is_shared = store.replicas is not None
 
     @property
     def is_limited(self) -> bool:
@@ -66,12 +82,16 @@ class TokenBudget:
         if self._limit is None:
             return
         key = _key_of(user_id)
-        if key in self._used:
+        if key in self._used and not self._is_shared:
             self._used.move_to_end(key)
             return
-        stored = await self._store.value(_KIND, key)
-        # Another call may have read and counted meanwhile.
-        self._used.setdefault(key, _read(stored) or _Used(self._today))
+        found = _read(await self._store.value(_KIND, key)) or _Used(self._today)
+        if self._is_shared:
+            self._used[key] = found
+            self._used.move_to_end(key)
+        else:
+            # Another call may have read and counted meanwhile.
+            self._used.setdefault(key, found)
         while len(self._used) > USERS_MAX:
             self._used.popitem(last=False)
 
@@ -102,21 +122,37 @@ class TokenBudget:
         tokens = usage.total_tokens or usage.prompt_tokens + usage.completion_tokens
         if not tokens:
             return
+        if self._is_shared:
+            await self._spend_shared(_key_of(user_id), tokens)
+            return
         try:
             await self.look_up(user_id)
         except BambooError as error:
             log.warning("tokens are counted in memory alone", code=error.code)
         key, today = _key_of(user_id), self._today
         used = self._used.setdefault(key, _Used(today))
-        if used.day < today:
-            used.day, used.tokens = today, 0
-        used.tokens = min(used.tokens + tokens, COUNT_MAX)
-        value = encode({"day": used.day, "tokens": used.tokens})
+        used.add(tokens, today)
         try:
             # Values of one key are written in the order of the calls, and each has the whole count.
-            await self._store.write_values([ValueChange(_KIND, key, value)])
+            await self._store.write_values([ValueChange(_KIND, key, used.stored())])
         except BambooError as error:
             log.warning("tokens are counted in memory alone", code=error.code)
+
+    async def _spend_shared(self, key: str, tokens: int) -> None:
+        today = self._today
+
+        def add(stored: bytes | None) -> bytes:
+            used = _read(stored) or _Used(today)
+            used.add(tokens, today)
+            return used.stored()
+
+        try:
+            after = _read(await self._store.change_value(_KIND, key, add))
+        except BambooError as error:
+            log.warning("tokens of a run are not counted", code=error.code)
+            return
+        if after is not None:
+            self._used[key] = after
 
     async def forget(self, user_id: str) -> None:
         """Remove the count of a user who is erased."""

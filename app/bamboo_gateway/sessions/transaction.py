@@ -33,7 +33,7 @@ from typing import Generic, Literal, TypeVar, cast
 from typing_extensions import override
 
 from bamboo_gateway.domain.callers import Caller
-from bamboo_gateway.domain.errors import BambooError, NotFound
+from bamboo_gateway.domain.errors import BambooError, Conflict, NotFound
 from bamboo_gateway.domain.events import Draft
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.observability.tracing import span
@@ -184,17 +184,36 @@ class Transactions:
                         raise LookAgain
                     self._check_accepted(writer.head, accepts)
             if prepare is not None:
-                await prepare(writer)
+                try:
+                    await prepare(writer)
+                except BambooError:
+                    await self._look_for_answer(writer, key)
+                    raise
                 if not self._is_first(writer, key):
                     raise LookAgain
             try:
                 decision = decide(writer)
             except BambooError as refusal:
+                await self._look_for_answer(writer, key)
                 await _confirm(writer, refusal)
                 raise LookAgain from None
             return await self._make_durable(caller, writer, decision, key)
 
         return await self.unless_answered(caller, session_id, idem, command, need, create=create)
+
+    async def _look_for_answer(self, writer: SessionWriter, key: RequestKey | None) -> None:
+        """Look again whether another process has answered the key, before a refusal is believed.
+
+        What a command reads may be newer than the head that had no answer: it may see what the
+        same request has done elsewhere.
+
+        Raises:
+            LookAgain: Another process has changed the session since.
+        """
+        if key is not None and self._store.replicas is not None and not writer.is_unborn:
+            await self.registry.confirm(writer)
+            if not self._is_first(writer, key):
+                raise LookAgain
 
     def _check_accepted(self, head: SessionHead, accepts: Accepts) -> None:
         states = self._context.states
@@ -436,6 +455,8 @@ class Transactions:
             NotFound: There is no such session.
             StorageFailed: The session is still there, whole.
         """
+        # What only holds of this head must hold of what is deleted.
+        is_bound = only_if is not None or spare_used
         while True:
             try:
                 # Without a place: a full memory or disk must not keep anybody from freeing it.
@@ -444,7 +465,7 @@ class Transactions:
                         return None
                     async with self.registry.holding(writer):
                         await self.before_deletion(session_id)
-                        freed = await self._store.delete(session_id, writer.epoch)
+                        freed = await self._delete(writer, is_bound=is_bound)
                         writer.deleted()
                     self.registry.channels.forget(session_id)
                     return freed
@@ -452,6 +473,15 @@ class Transactions:
                 continue  # what was on its way was decided on another head
             except Vanished:
                 raise unknown_session(session_id) from None
+
+    async def _delete(self, writer: SessionWriter, *, is_bound: bool) -> int:
+        version = writer.head.version if is_bound and self._store.replicas is not None else None
+        try:
+            return await self._store.delete(writer.id, writer.epoch, version)
+        except Conflict as conflict:
+            if version is None or conflict.head is None:
+                raise
+            raise HeadMoved("The session changed underneath; try again.") from conflict
 
 
 async def _nothing(session_id: str) -> None:

@@ -25,11 +25,11 @@ class WebhookCommands(ManagerParts):
 
     async def list_webhooks(self, caller: Caller) -> list[WebhookView]:
         """Return the caller's webhooks, the oldest first."""
-        return self._webhook_service.all_of(caller)
+        return await self._webhook_service.all_of(caller)
 
     async def webhook(self, caller: Caller, webhook_id: str) -> WebhookView:
         """Return a webhook."""
-        return self._webhook_service.get(caller, webhook_id)
+        return await self._webhook_service.get(caller, webhook_id)
 
     async def change_webhook(
         self, caller: Caller, webhook_id: str, fields: dict[str, Any]

@@ -459,6 +459,32 @@ class SessionStore(ABC):
         Keys are ordered by code point. The cost is that of the answer.
         """
 
+    async def change_value(
+        self, kind: str, key: str, change: Callable[[bytes | None], bytes | None]
+    ) -> bytes | None:
+        """Replace a value by what `change` makes of it, durably; None is no value.
+
+        Where several processes share the store, no other change of this value comes in between.
+        Elsewhere the caller sees to that: this is a read and a write.
+
+        Args:
+            kind: As for `write_values`.
+            key: As for `write_values`.
+            change: Returns the new value. It does not wait for anything, may be called on another
+                thread, and what it raises changes nothing.
+
+        Returns:
+            The new value.
+
+        Raises:
+            StorageFull, StorageFailed, Unavailable: Nothing is changed.
+        """
+        before = await self.value(kind, key)
+        after = change(before)
+        if after != before:
+            await self.write_values([ValueChange(kind, key, after)])
+        return after
+
     @abstractmethod
     async def value_kinds(self) -> list[str]:
         """Return the kinds that there are values of, ordered. It may look at all values."""

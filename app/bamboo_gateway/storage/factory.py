@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bamboo_gateway.storage.backup.manifest import Manifest
     from bamboo_gateway.storage.backup.source import BackupSource
     from bamboo_gateway.storage.backup.target import BackupTarget
+    from bamboo_gateway.storage.keys import ApiKeys
     from bamboo_gateway.storage.reports import Finding
     from bamboo_gateway.storage.sql.schema_change import SchemaChange
 
@@ -66,6 +67,23 @@ def make_store(settings: Settings, clock: Clock) -> SessionStore:
             return MemoryStore(clock)
         case _:
             assert_never(scheme)
+
+
+def make_api_keys(settings: Settings) -> "ApiKeys":
+    """Return the API keys of the database that `storage_url` names, which a gateway may have open.
+
+    It is for commands; all of it blocks, and a change makes the tables that the database lacks.
+
+    Raises:
+        StoreUnusable: There is no such store, or it keeps no keys.
+    """
+    if not settings.keeps_keys_in_store:
+        raise StoreUnusable(f"storage_url `{settings.storage.scheme}:` keeps no keys.")
+    with _driver_of_postgresql():
+        from bamboo_gateway.storage.sql.postgresql.keys import keys_of
+        from bamboo_gateway.storage.sql.postgresql.target import Target
+
+    return keys_of(Target(settings.storage.secret, settings.storage_password_file))
 
 
 def migrate_schema(settings: Settings, to: str | None, *, is_dry: bool) -> "SchemaChange":

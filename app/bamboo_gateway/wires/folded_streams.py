@@ -79,10 +79,6 @@ class Fold(ABC, Generic[S]):
     def feed(self, state: S, lines: bytes) -> Folded[S]:
         """Return the frames of lines of `EventLines`, and the state behind them."""
 
-    @abstractmethod
-    def end(self, state: S) -> bytes:
-        """Return the frames that a stream ends with when nothing more comes."""
-
     def waits(self, state: S) -> bool:
         """Return whether the state waits for something that only the session has (`Complete`)."""
         del state
@@ -217,7 +213,7 @@ class FoldedStream(Generic[S]):
             lines = await self._inner.next()
             if lines is None:
                 self._has_ended = True
-                return self._memo.fold.end(self._state) or None
+                return None
             frames, state = self._memo.feed(self._state, lines)
             if self._complete is not None and self._memo.fold.waits(state):
                 more, state = await self._complete(state)

@@ -19,6 +19,7 @@ from bamboo_gateway.sessions.commands import Chat, NewMessage, NewSession
 from bamboo_gateway.sessions.manager import SessionManager
 from bamboo_gateway.sessions.webhooks.administration import NewWebhook
 from bamboo_gateway.sessions.webhooks.courier import Courier
+from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.memory import MemoryStore
 from bamboo_gateway.storage.reports import ValueChange
 from bamboo_gateway.webhooks.base import Attempt, Sender
@@ -110,7 +111,7 @@ class Hooked:
     """A running manager and what it stands on."""
 
     manager: SessionManager
-    store: WatchedStore
+    store: Any
     sender: FakeSender
     agent: ScriptedAgent
     clock: FakeClock
@@ -195,7 +196,7 @@ class Hooked:
 
 @asynccontextmanager
 async def hooked(
-    store: WatchedStore | None = None,
+    store: SessionStore | None = None,
     *,
     clock: FakeClock | None = None,
     agents: Mapping[str, Agent] | None = None,

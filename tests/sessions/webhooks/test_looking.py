@@ -45,7 +45,7 @@ async def test_tokens_wake_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         async def counted(*args: object) -> object:
             nonlocal asked
             asked += 1
-            return await looks(*args)  # type: ignore[arg-type]
+            return await looks(*args)
 
         monkeypatch.setattr(hooks.store, "changes", counted)
         for _ in range(20):

@@ -102,6 +102,27 @@ async def test_a_start_on_another_history_gives_new_epochs_once(postgres_url: st
     await store.aclose()
 
 
+async def test_of_several_processes_one_gives_new_epochs_and_all_take_them_up(postgres_url: str):
+    writer = await filled(postgres_url)
+    told: list[str] = []
+    async with open_store(postgres_url) as one, open_store(postgres_url) as other:
+        one.when_renewed(lambda: told.append("one"))
+        other.when_renewed(lambda: told.append("other"))
+        for store in (one, other):
+            # As when each notices that its server is another one.
+            store._keeper._history._followed = "1/00000001"
+        execute(postgres_url, ELSEWHERE)
+        await until_true(lambda: set(told) == {"one", "other"}, DEADLINE_SECONDS)
+        heads = [await store.load("s1") for store in (one, other)]
+        assert heads[0] == heads[1]
+        assert heads[0] is not None
+        assert heads[0].epoch > writer.head.epoch
+        assert one._keeper.deployment == other._keeper.deployment
+        refused = await answer_to(append(other, writer.commit(message("m2"))))
+        assert isinstance(refused, BambooError), "it is of the old epoch"
+        await committed(other, Writer.of(heads[0]).commit(message("m2")))
+
+
 async def test_a_database_that_was_never_told_its_history_keeps_its_epochs(postgres_url: str):
     """It is of an earlier version."""
     writer = await filled(postgres_url)

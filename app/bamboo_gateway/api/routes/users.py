@@ -13,7 +13,7 @@ from bamboo_gateway.api.openapi.responses import EDGE, WRITE, answer, problems
 from bamboo_gateway.api.responses import json_response
 from bamboo_gateway.api.schemas.maintenance import UserErasure
 from bamboo_gateway.api.security.rights import OperatorRoute
-from bamboo_gateway.credentials.keys import user_caller
+from bamboo_gateway.domain.api_keys import user_caller
 from bamboo_gateway.domain.errors import Forbidden
 
 router = APIRouter(prefix="/api/v1", tags=["maintenance"], route_class=OperatorRoute)

@@ -49,10 +49,11 @@ class Authentication:
 
         Raises:
             EdgeError: The request has no valid credential, or a page may not use its cookie.
-            Forbidden, InvalidId, Unavailable: `Gate.bearer`, `Gate.prepare_bearer` and
-                `caller_by_share_link` say when.
+            Forbidden, InvalidId, Unavailable: `Gate.bearer`, `Gate.prepare_bearer`,
+                `Gate.check_loaded` and `caller_by_share_link` say when.
         """
         gate, acting_for = self._gate, None
+        gate.check_loaded()
         if not gate.is_open:
             acting_for = _acting_for(scope)
             if sent := values_of(scope, b"authorization"):

@@ -48,8 +48,8 @@ class FileShelf:
 
     def __init__(self, store: SessionStore, clock: Clock) -> None:
         self.records = FileRecords(store)
-        self.usage = FileUsage(store)
-        self.locks = NamedLocks()
+        self.usage = FileUsage(store, clock)
+        self.locks = NamedLocks(store)
         self._store = store
         self._clock = clock
 

@@ -1,13 +1,21 @@
-"""How many bytes the files of each user, and of all, take: for quotas and metrics."""
+"""How many bytes the files of each user, and of all, take: for quotas and metrics.
+
+Where several processes share the store, a count is made again after `FRESH_SECONDS`. So a quota may
+be passed by what the other processes have taken in during that time, or take in at the moment.
+"""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
 import anyio
 
+from bamboo_gateway.domain.clock import Clock
 from bamboo_gateway.storage.base import SessionStore
-from bamboo_gateway.storage.files.base import ContentName
+
+FRESH_SECONDS: Final = 1.0
+"""How long a count holds that other processes may change."""
 
 _OWNERS_MAX = 10_000
 """Users whose count memory holds; the count of another one is made again."""
@@ -21,9 +29,11 @@ class FileUsage:
             take the last room.
     """
 
-    def __init__(self, store: SessionStore) -> None:
+    def __init__(self, store: SessionStore, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._bytes: dict[str | None, int] = {}
+        self._counted_at: dict[str | None, float] = {}
         self._files = 0
         self._reserved = Counter[str | None]()
         self.deciding = anyio.Lock()
@@ -86,30 +96,29 @@ class FileUsage:
             self._files += files
 
     async def _counted(self, owner: str | None) -> int:
-        if owner in self._bytes:
+        if self._is_known(owner):
             return self._bytes[owner]
         async with self._counting:
             if self._changes_underway:
                 self._no_changes = anyio.Event()
                 await self._no_changes.wait()
                 self._no_changes = None
-            if owner not in self._bytes:
-                found, count = await self._count(owner)
+            if not self._is_known(owner):
+                # Not later: what comes while it counts is not in the count.
+                counted_at = self._clock.monotonic()
+                count, found = await self._store.contents.totals(owner)
                 if len(self._bytes) > _OWNERS_MAX:
                     self._bytes = {who: size for who, size in self._bytes.items() if who is None}
-                self._bytes[owner] = found
+                    self._counted_at.clear()
+                self._bytes[owner], self._counted_at[owner] = found, counted_at
                 if owner is None:
                     self._files = count
             return self._bytes[owner]
 
-    async def _count(self, owner: str | None) -> tuple[int, int]:
-        after = None if owner is None else ContentName(owner, "")
-        size = count = 0
-        while page := await self._store.contents.contents(after):
-            for one in page:
-                if owner not in {None, one.name.owner}:
-                    return size, count
-                size += one.size
-                count += 1
-            after = page[-1].name
-        return size, count
+    def _is_known(self, owner: str | None) -> bool:
+        if owner not in self._bytes:
+            return False
+        if self._store.replicas is None:
+            return True
+        age = self._clock.monotonic() - self._counted_at.get(owner, 0)
+        return age < FRESH_SECONDS

@@ -41,9 +41,14 @@ class Swept:
 
 
 async def schedule(context: Context) -> None:
-    """Sweep every hour (`pause_seconds`), as long as the gateway runs."""
+    """Sweep every hour (`pause_seconds`), as long as the gateway runs.
+
+    Of several processes that share a store one does it.
+    """
     while True:
         await anyio.sleep(pause_seconds(context.settings))
+        if not context.leads:
+            continue
         try:
             swept = await sweep(context)
         except BambooError as error:

@@ -103,21 +103,29 @@ async def pack(context: Context, registry: SessionRegistry, session_id: str) -> 
 
 
 async def pack_left_over(context: Context, registry: SessionRegistry) -> None:
-    """Keep packing archived sessions that a crash or a full disk left uncompressed."""
+    """Keep packing archived sessions that a crash or a full disk left uncompressed.
+
+    Of several processes that share a store one does it.
+    """
     while True:
-        try:
-            left_over = await context.store.unpacked_archives()
-        except BambooError as error:
-            log.warning("no look for archives to pack", code=error.code)
-            left_over = []
-        for session_id in left_over:
-            try:
-                await pack(context, registry, session_id)
-            except NotFound:
-                continue
-            except BambooError as error:
-                log.warning("archive not packed", session_id=session_id, code=error.code)
+        if context.leads:
+            await _pack_all(context, registry)
         await anyio.sleep(context.settings.cleanup_interval_seconds)
+
+
+async def _pack_all(context: Context, registry: SessionRegistry) -> None:
+    try:
+        left_over = await context.store.unpacked_archives()
+    except BambooError as error:
+        log.warning("no look for archives to pack", code=error.code)
+        return
+    for session_id in left_over:
+        try:
+            await pack(context, registry, session_id)
+        except NotFound:
+            continue
+        except BambooError as error:
+            log.warning("archive not packed", session_id=session_id, code=error.code)
 
 
 async def restore(

@@ -6,6 +6,7 @@ beside appends and readers.
 """
 
 from collections import OrderedDict
+from math import inf
 
 import anyio
 import structlog
@@ -25,6 +26,9 @@ log = structlog.get_logger(__name__)
 _LOOK_SECONDS_MAX = 10.0
 """The longest wait between two checks for sessions that have become due."""
 
+_LOOK_AGAIN_SECONDS = 3600.0
+"""How often one of several processes looks for what those left that are not there any more."""
+
 _PER_LOOK = 20
 """Logs to rewrite in one round: bulk work comes in portions that leave the disk to others (R7)."""
 
@@ -36,6 +40,7 @@ class Compaction:
         self._context = context
         # When the last run of each session ended, the oldest first.
         self._waiting: OrderedDict[str, int] = OrderedDict()
+        self._look_at = -inf
         registry.on_slot_free.append(self._run_ended)
 
     def _run_ended(self, writer: SessionWriter) -> None:
@@ -44,12 +49,9 @@ class Compaction:
 
     async def run(self) -> None:
         """Keep compacting the logs that become due."""
-        try:
-            await self._find_left_over()
-        except BambooError as error:  # the next start finds them
-            log.warning("no look for logs to compact", code=error.code)
         retention = self._context.settings.delta_retention_seconds
         while True:
+            await self._look_for_left_over()
             await anyio.sleep(min(_LOOK_SECONDS_MAX, max(retention / 4, 0.05)))
             for session_id in self._due():
                 try:
@@ -102,8 +104,20 @@ class Compaction:
             before = page[-1].seq
         return 0
 
+    async def _look_for_left_over(self) -> None:
+        """Look once for what earlier processes left; again for what others leave, as the leader."""
+        now = self._context.clock.monotonic()
+        if now < self._look_at or not self._context.leads:
+            return
+        is_shared = self._context.store.replicas is not None
+        self._look_at = now + _LOOK_AGAIN_SECONDS if is_shared else inf
+        try:
+            await self._find_left_over()
+        except BambooError as error:  # the next look finds them
+            log.warning("no look for logs to compact", code=error.code)
+
     async def _find_left_over(self) -> None:
-        """Find what earlier processes left to compact."""
+        """Find what other processes left to compact."""
         found = await self._context.store.holding_deltas(COMPACT_BYTES_MIN)
         for session_id in sorted(found, key=found.__getitem__):
             self._waiting.setdefault(session_id, found[session_id])

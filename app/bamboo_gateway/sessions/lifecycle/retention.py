@@ -93,12 +93,17 @@ async def clean(
 async def schedule(
     context: Context, transactions: Transactions, caller: Caller, audit: AuditLog | None
 ) -> None:
-    """Clean every `cleanup_interval_seconds`, and audit each deletion."""
+    """Clean every `cleanup_interval_seconds`, and audit each deletion.
+
+    Of several processes that share a store one does it.
+    """
     record = partial(_record, audit, context, caller) if audit is not None else None
     while True:
         interval = context.settings.cleanup_interval_seconds
         jitter = random.uniform(-_JITTER, _JITTER)  # noqa: S311 - not a secret
         await anyio.sleep(interval * (1 + jitter))
+        if not context.leads:
+            continue
         try:
             stats = await clean(
                 context, transactions, caller, sessions_max=_PER_CLEANUP, on_deleted=record
@@ -165,6 +170,12 @@ def _is_due(context: Context, head: SessionHead, before_ms: int | None) -> bool:
     )
 
 
+async def _is_watched_elsewhere(context: Context, session_id: str) -> bool:
+    """Return whether another process that shares the store has a stream of the session."""
+    replicas = context.store.replicas
+    return replicas is not None and bool(await replicas.present("stream", [session_id]))
+
+
 async def _delete_if_due(
     context: Context,
     transactions: Transactions,
@@ -178,6 +189,8 @@ async def _delete_if_due(
         The bytes that its records took, or None when it stays.
     """
     try:
+        if await _is_watched_elsewhere(context, head.id):
+            return None
         return await transactions.delete(
             caller, head.id, lambda now: _is_due(context, now, before_ms), spare_used=True
         )

@@ -7,6 +7,7 @@ said becomes an incomplete message.
 import structlog
 
 from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.message_assembler import MessageAssembler
 from bamboo_gateway.domain.sessions import ActiveRun
 from bamboo_gateway.sessions.context import Context
 from bamboo_gateway.sessions.runs.executor import end_interrupted
@@ -50,25 +51,29 @@ class AbandonedRuns:
             BambooError: The end could not be stored.
         """
         await writer.settled()
-        await writer.ready()
-        active = self.of(writer)
-        if active is None:
-            return False
-        try:
-            assembler = await restored(self._context.store, self._maker, writer, active.run_id)
-        except BambooError:
-            raise
-        except Exception:  # one damaged session must not keep the gateway from starting (R10)
-            log.exception("a run's messages cannot be read", session_id=writer.id)
-            assembler = self._maker.assembler(active.run_id, active.model)
-        await writer.ready()
-        if self.of(writer) != active:
-            return False
+        while True:
+            await writer.ready()
+            active, durable_seq = self.of(writer), writer.durable_seq
+            if active is None:
+                return False
+            assembler = await self._said(writer, active)
+            await writer.ready()
+            if self.of(writer) == active and writer.durable_seq == durable_seq:
+                break  # what it has said meanwhile would be missing in its last message
         end: Decision = Decision(
             end_interrupted(assembler), {}, reserve=True, closes=self._dead(active)
         )
         await self._transactions.commit(writer, end)
         return True
+
+    async def _said(self, writer: SessionWriter, active: ActiveRun) -> MessageAssembler:
+        try:
+            return await restored(self._context.store, self._maker, writer, active.run_id)
+        except BambooError:
+            raise
+        except Exception:  # one damaged session must not keep the gateway from starting (R10)
+            log.exception("a run's messages cannot be read", session_id=writer.id)
+            return self._maker.assembler(active.run_id, active.model)
 
     def _dead(self, active: ActiveRun) -> str | None:
         """Return the dead process whose run it is; None: it is this process's, or nobody's."""

@@ -339,12 +339,16 @@ class RunExecutor:
                     # Before the end is stored, so that a crash between the two forgets nothing.
                     await self._context.budget.spend(self.writer.head.user_id, final.usage)
                     is_counted = True
+                    continue  # the session may have changed meanwhile
                 drafts = drafts or self._assembler.end(final)
                 await self.writer.commit(drafts, waiters=[self._ended], reserve=True)
             except Vanished:
                 return
             except HeadMoved:
-                continue  # behind what the run has said before, and only if it still has the slot
+                # Behind what the run has said before, and only if it still has the slot.
+                if self._failure is not None:
+                    # Of the commit that failed, more may be stored than was known: read it again.
+                    self._last_seq = self.writer.durable_seq
             except (TooLarge, InvalidEvent):
                 # The last message does not fit into an event, and the terminal event always does:
                 # it is stored alone.

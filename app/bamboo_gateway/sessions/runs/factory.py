@@ -235,7 +235,11 @@ def beginning(
 async def restored(
     store: SessionStore, maker: Maker, writer: SessionWriter, run_id: str
 ) -> MessageAssembler:
-    """Make the assembler of the active run again from the log."""
+    """Make the assembler of the active run again from the log.
+
+    It has all events that `writer` knows to be durable when this returns; another process may have
+    stored more meanwhile.
+    """
     active = writer.head.active
     is_active = active is not None and active.run_id == run_id
     assembler = maker.assembler(run_id, active.model if active and is_active else None)
@@ -248,10 +252,17 @@ async def _replay(
     store: SessionStore, writer: SessionWriter, active: ActiveRun, assembler: MessageAssembler
 ) -> None:
     # With the `run_start`, which names the calls that the run has taken over.
-    cursor = active.start_seq - 1
-    while records := await store.read(
-        writer.id, writer.epoch, cursor, limit=5000, max_bytes=PAGE_BYTES_MAX
-    ):
+    cursor, durable_seq = active.start_seq - 1, 0
+    while True:
+        records = await store.read(
+            writer.id, writer.epoch, cursor, limit=5000, max_bytes=PAGE_BYTES_MAX
+        )
+        if not records:
+            if cursor >= writer.durable_seq or durable_seq == writer.durable_seq:
+                return
+            # The events of another process have come to be known during the read.
+            durable_seq = writer.durable_seq
+            continue
         for record in records:
             event = decode(record.body)
             if event.get("run_id") == active.run_id and event["type"] not in TERMINAL_TYPES:

@@ -7,8 +7,9 @@ loses none and no start looks at all sessions. Where several processes share a s
 the process that owes the title, and only one at a time asks for a session's title.
 """
 
-from collections.abc import AsyncGenerator, Container, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Mapping
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import anyio
@@ -31,13 +32,19 @@ from bamboo_gateway.sessions.history import find_on_path
 from bamboo_gateway.sessions.runs.detached_task import DetachedTask
 from bamboo_gateway.sessions.streaming.session_writer import SessionWriter, Vanished
 from bamboo_gateway.sessions.transaction import Decision, Transactions
-from bamboo_gateway.storage.replicas import Presence
+from bamboo_gateway.storage.replicas import Presence, Replicas
 from bamboo_gateway.storage.reports import ValueChange
 
 log = structlog.get_logger(__name__)
 
 _KIND: Final = "untitled"
 """The kind of the values that name the sessions whose title an agent has to give."""
+
+_BY_ONE: Final = "1"
+"""The value where one process uses the store; where several do, it names the one that owes."""
+
+_TAKE_UP_SECONDS: Final = 10.0
+"""How often the leader looks for the titles that processes owed which are dead."""
 
 _CLAIM: Final = "titling"
 """The kind of the presence of a process that asks for a title."""
@@ -116,13 +123,29 @@ class Titles:
             self._ask_later(writer.id)
 
     async def take_up(self) -> None:
-        """Give the titles that the last process still owed."""
+        """Give the titles that processes owe which are not there any more.
+
+        Of several processes that share a store one does it, again and again.
+        """
         if self._agent is None:
             return
+        replicas = self._context.store.replicas
+        if replicas is None:
+            await self._take_up(lambda _: True)
+            return
+        while True:
+            if replicas.is_leader:
+                try:
+                    await self._take_up(partial(_is_owed_by_dead, replicas))
+                except BambooError as error:
+                    log.warning("no look for titles that are owed", code=error.code)
+            await anyio.sleep(_TAKE_UP_SECONDS)
+
+    async def _take_up(self, is_owed: Callable[[bytes], bool]) -> None:
         after = ""
         while page := await self._context.store.values(_KIND, after=after, limit=100):
-            for session_id, _ in page:
-                if session_id not in self._asking:
+            for session_id, value in page:
+                if session_id not in self._asking and is_owed(value):
                     self._asking.add(session_id)
                     await self._give(session_id)
             after = page[-1][0]
@@ -251,6 +274,12 @@ class Titles:
                 left -= len(text)
                 if left <= 0:
                     return
+
+
+def _is_owed_by_dead(replicas: Replicas, value: bytes) -> bool:
+    """Return whether the process that noted a title is not there any more."""
+    executor = value.decode()
+    return executor == _BY_ONE or (executor != replicas.executor and replicas.is_dead(executor))
 
 
 def _unquoted(text: str) -> str:

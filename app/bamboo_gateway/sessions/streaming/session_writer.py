@@ -224,6 +224,7 @@ class SessionWriter:
             that is missing here is in the log.
         made_for: The user who is creating the session, until it has an owner; None: no user.
         last_used: When the last call ended, on the monotonic clock.
+        loads: How often the head was loaded again.
         gone: The session was deleted, or its creation failed.
     """
 
@@ -258,6 +259,7 @@ class SessionWriter:
         "id",
         "keys",
         "last_used",
+        "loads",
         "made_for",
         "packing",
         "posting",
@@ -297,6 +299,7 @@ class SessionWriter:
         self.made_for = made_for
         self.last_used = clock.monotonic()
         self.gone = False
+        self.loads = 0
         self.waiting_message_ids: dict[str, frozenset[str]] = {}
         self.tally = tally
         self._store = store
@@ -865,6 +868,7 @@ class SessionWriter:
         """
         if head is not None:
             self.head = self.channel.head = head
+            self.loads += 1
             self.keys.forget()
             self.external = None
             self.waiting_message_ids = {}
@@ -900,12 +904,10 @@ class SessionWriter:
         if active.wish is not None:
             run.wished(active.wish)
 
-    def withdraw(self, handover: Handover) -> bool:
-        """Give the next commit to the store again. Return whether none was handed over before."""
-        is_unused = self._handover is handover
-        if is_unused:
+    def withdraw(self, handover: Handover) -> None:
+        """Give the next commit to the store again, if it was not handed over."""
+        if self._handover is handover:
             self._handover = None
-        return is_unused
 
     def ends_seen(self, run_ids: Sequence[str]) -> None:
         """Tell those who wait for a run that its end, of another process, is durable."""

@@ -7,9 +7,7 @@ answered as one that does not exist.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
-
-import anyio
+from typing import Any, Final, cast
 
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import (
@@ -24,8 +22,9 @@ from bamboo_gateway.domain.webhook_urls import UrlRefusedError
 from bamboo_gateway.domain.webhooks import TEST_EVENT, Notice, Secret, Webhook, new_secret
 from bamboo_gateway.sessions.commands import Idempotency, Outcome
 from bamboo_gateway.sessions.context import Context
-from bamboo_gateway.sessions.webhooks.courier import Courier, unknown_webhook
-from bamboo_gateway.sessions.webhooks.kept import webhook_change
+from bamboo_gateway.sessions.webhooks.courier import unknown_webhook
+from bamboo_gateway.sessions.webhooks.deliveries import Deliveries
+from bamboo_gateway.sessions.webhooks.leading import tell_tested
 from bamboo_gateway.sessions.webhooks.service import Webhooks
 from bamboo_gateway.sessions.webhooks.views import (
     Delivery,
@@ -35,6 +34,10 @@ from bamboo_gateway.sessions.webhooks.views import (
     WebhookView,
     webhook_view,
 )
+from bamboo_gateway.webhooks.base import Attempt
+
+_CREATING: Final = ("webhooks", "creating")
+"""The lock of creations, in all processes: of two only one may take the last place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class WebhookService:
         self._clock = context.clock
         self._settings = context.settings
         self._webhooks = webhooks
-        self._creating = anyio.Lock()
+        self._locks = context.files.locks
 
     async def create(
         self, caller: Caller, new: NewWebhook, idem: Idempotency | None
@@ -77,14 +80,15 @@ class WebhookService:
             raise Forbidden("A webhook of yours is about your sessions: leave out `user_id`.")
         self._webhooks.available()
         self._check_url(new.url)
-        async with self._creating:
+        async with self._locks.hold([_CREATING]):
             webhook_id = self._new_id(caller, idem)
-            present = self._webhooks.couriers.get(webhook_id)
+            present = await self._webhooks.find(webhook_id)
             if present is not None and idem is not None:
-                _check_repeat(present.webhook.made_with, idem)
-                return Outcome(self._made(present.webhook), replayed=True)
-            self._check_limits(owner)
-            if not self._webhooks.couriers:
+                _check_repeat(present.made_with, idem)
+                return Outcome(self._made(present), replayed=True)
+            others = await self._webhooks.all()
+            self._check_limits(others, owner)
+            if not others:
                 await self._webhooks.begin()
             now_ms, secret = self._clock.now_ms(), new_secret()
             webhook = Webhook(
@@ -99,28 +103,23 @@ class WebhookService:
                 (Secret(secret),),
                 made_with=(idem.key, idem.body_digest) if idem is not None else None,
             )
-            await self._store.write_values([webhook_change(webhook)])
-            self._webhooks.add(webhook)
+            await self._webhooks.create(webhook)
         return Outcome(self._made(webhook, secret))
 
-    def all_of(self, caller: Caller) -> list[WebhookView]:
+    async def all_of(self, caller: Caller) -> list[WebhookView]:
         """Return the caller's webhooks, the oldest first."""
         owner, now_ms = _owner(caller), self._clock.now_ms()
-        mine = [
-            courier.webhook
-            for courier in self._webhooks.couriers.values()
-            if owner is None or courier.webhook.owner == owner
-        ]
+        mine = [one for one in await self._webhooks.all() if owner is None or one.owner == owner]
         mine.sort(key=lambda one: (one.created_at, one.id))
         return [webhook_view(one, now_ms) for one in mine]
 
-    def get(self, caller: Caller, webhook_id: str) -> WebhookView:
+    async def get(self, caller: Caller, webhook_id: str) -> WebhookView:
         """Return a webhook.
 
         Raises:
             NotFound: The caller has no such webhook.
         """
-        return webhook_view(self._courier(caller, webhook_id).webhook, self._clock.now_ms())
+        return webhook_view(await self._webhook(caller, webhook_id), self._clock.now_ms())
 
     async def change(self, caller: Caller, webhook_id: str, fields: dict[str, Any]) -> WebhookView:
         """Change a webhook's `url`, `events`, `user_id` or `enabled`.
@@ -130,15 +129,14 @@ class WebhookService:
         Raises:
             NotFound, Forbidden, InvalidInput: As for `get` and `create`.
         """
-        courier = self._courier(caller, webhook_id)
-        owner = courier.webhook.owner
+        owner = (await self._webhook(caller, webhook_id)).owner
         if owner is not None and fields.get("user_id", owner) != owner:
             raise Forbidden("A webhook of a user is about that user's sessions.")
         if "url" in fields:
             self._check_url(fields["url"])
-        async with courier.outbox.lock:
-            courier.check_there()
-            now_ms, before = self._clock.now_ms(), courier.webhook
+        now_ms = self._clock.now_ms()
+
+        def change(before: Webhook) -> Webhook:
             changed = replace(before, **fields, updated_at=now_ms)
             if "events" in fields or "user_id" in fields or (changed.enabled > before.enabled):
                 changed = replace(changed, since=now_ms)
@@ -146,9 +144,9 @@ class WebhookService:
                 changed = replace(changed, disabled_reason=None, failing_since=None)
             elif changed.enabled < before.enabled:
                 changed = replace(changed, disabled_reason="request")
-            await self._store.write_values([webhook_change(changed)])
-            courier.changed(changed)
-        return webhook_view(changed, now_ms)
+            return changed
+
+        return webhook_view(await self._webhooks.change(webhook_id, change), now_ms)
 
     async def delete(self, caller: Caller, webhook_id: str) -> None:
         """Delete a webhook with everything that it was to be told.
@@ -156,7 +154,8 @@ class WebhookService:
         Raises:
             NotFound: The caller has no such webhook.
         """
-        await self._webhooks.remove(self._courier(caller, webhook_id))
+        await self._webhook(caller, webhook_id)
+        await self._webhooks.remove(webhook_id)
 
     async def rotate(
         self,
@@ -170,19 +169,24 @@ class WebhookService:
         Raises:
             NotFound: The caller has no such webhook.
         """
-        courier = self._courier(caller, webhook_id)
-        async with courier.outbox.lock:
-            courier.check_there()
-            before = courier.webhook
+        await self._webhook(caller, webhook_id)
+        secret, is_repeat = new_secret(), False
+        now_ms = self._clock.now_ms()
+
+        def rotate(before: Webhook) -> Webhook:
+            nonlocal is_repeat
             if idem is not None and (before.rotated_with or ("", ""))[0] == idem.key:
                 _check_repeat(before.rotated_with, idem)
-                return Outcome(self._made(before), replayed=True)
-            secret = new_secret()
-            changed = before.rotated(secret, self._clock.now_ms(), overlap_seconds * 1000)
+                is_repeat = True
+                return before
+            changed = before.rotated(secret, now_ms, overlap_seconds * 1000)
             if idem is not None:
                 changed = replace(changed, rotated_with=(idem.key, idem.body_digest))
-            await self._store.write_values([webhook_change(changed)])
-            courier.changed(changed)
+            return changed
+
+        changed = await self._webhooks.change(webhook_id, rotate)
+        if is_repeat:
+            return Outcome(self._made(changed), replayed=True)
         return Outcome(self._made(changed, secret))
 
     async def test(self, caller: Caller, webhook_id: str) -> Delivery:
@@ -191,16 +195,31 @@ class WebhookService:
         Raises:
             NotFound: The caller has no such webhook.
         """
-        courier, post = self._courier(caller, webhook_id), self._webhooks.available()
+        webhook, post = await self._webhook(caller, webhook_id), self._webhooks.available()
         self._context.drain.check()
         now_ms = self._clock.now_ms()
         data = {"webhook_id": webhook_id, "status": "test"}
         notice = Notice(self._context.ids.make("msg_", now_ms), TEST_EVENT, now_ms, data)
-        attempt = await post.send(courier.webhook, notice)
+        attempt = await post.send(webhook, notice)
+        courier = self._webhooks.couriers.get(webhook_id)
+        if courier is None:
+            return await self._record_beside(webhook_id, notice, attempt, now_ms)
         async with courier.outbox.lock:
             shown, changes = courier.deliveries.record(notice, None, attempt, 1, now_ms, None)
             if not courier.outbox.removed:
                 await self._store.write_values(changes)
+        return shown
+
+    async def _record_beside(
+        self, webhook_id: str, notice: Notice, attempt: Attempt, now_ms: int
+    ) -> Delivery:
+        """Write an attempt while another process sends. Of two in one second one may be lost."""
+        deliveries = Deliveries(self._store, webhook_id)
+        await deliveries.load()
+        shown, changes = deliveries.record(notice, None, attempt, 1, now_ms, None)
+        if await self._webhooks.find(webhook_id) is not None:
+            await self._store.write_values(changes)
+            await tell_tested(self._store, webhook_id)
         return shown
 
     async def deliveries(
@@ -212,11 +231,11 @@ class WebhookService:
             NotFound: The caller has no such webhook.
             InvalidCursor: The cursor is of no page of this list.
         """
-        courier = self._courier(caller, webhook_id)
+        await self._webhook(caller, webhook_id)
         if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
             raise InvalidCursor
         before = int(cursor) if cursor is not None else None
-        shown, following = await courier.deliveries.page(before, limit)
+        shown, following = await Deliveries(self._store, webhook_id).page(before, limit)
         for one in shown:
             del one["user_id"]
         return {
@@ -227,11 +246,11 @@ class WebhookService:
 
     # -- what they are made of --------------------------------------------------------------
 
-    def _courier(self, caller: Caller, webhook_id: str) -> Courier:
-        owner, courier = _owner(caller), self._webhooks.couriers.get(webhook_id)
-        if courier is None or (owner is not None and courier.webhook.owner != owner):
+    async def _webhook(self, caller: Caller, webhook_id: str) -> Webhook:
+        owner, webhook = _owner(caller), await self._webhooks.find(webhook_id)
+        if webhook is None or (owner is not None and webhook.owner != owner):
             raise unknown_webhook(webhook_id)
-        return courier
+        return webhook
 
     def _check_url(self, url: str) -> None:
         try:
@@ -243,8 +262,8 @@ class WebhookService:
                 errors=[{"loc": ["body", "url"], "msg": str(error)}],
             ) from error
 
-    def _check_limits(self, owner: str | None) -> None:
-        everything = [courier.webhook.owner for courier in self._webhooks.couriers.values()]
+    def _check_limits(self, others: Sequence[Webhook], owner: str | None) -> None:
+        everything = [one.owner for one in others]
         uses = [("max_webhooks", len(everything), self._settings.max_webhooks)]
         if owner is not None:
             most = self._settings.max_webhooks_per_user

@@ -16,13 +16,12 @@ from bamboo_gateway.domain.errors import BambooError, Conflict, NotFound
 from bamboo_gateway.domain.limits import WEBHOOK_IN_FLIGHT_MAX, WEBHOOK_PAYLOAD_BYTES_MAX
 from bamboo_gateway.domain.webhooks import DisabledReason, Entry, Notice, Webhook
 from bamboo_gateway.sessions.webhooks.deliveries import Deliveries
-from bamboo_gateway.sessions.webhooks.kept import webhook_change
+from bamboo_gateway.sessions.webhooks.kept import change_webhook, webhook_change
 from bamboo_gateway.sessions.webhooks.outbox import Outbox
 from bamboo_gateway.sessions.webhooks.reading import read_after
 from bamboo_gateway.sessions.webhooks.tally import WebhookTally
 from bamboo_gateway.settings import Settings
 from bamboo_gateway.storage.base import SessionStore
-from bamboo_gateway.storage.reports import ValueChange
 from bamboo_gateway.webhooks.base import Attempt, Sender
 from bamboo_gateway.webhooks.standard import payload, signed_headers
 
@@ -62,6 +61,7 @@ class Post:
         slots: Bounds the requests to all webhooks.
         tally: Counts what happens.
         disable: Disables a webhook because of its receiver.
+        check_leads: Raises Unavailable when another process sends.
     """
 
     store: SessionStore
@@ -72,6 +72,7 @@ class Post:
     slots: anyio.CapacityLimiter
     tally: WebhookTally
     disable: Callable[[str, DisabledReason], Awaitable[None]]
+    check_leads: Callable[[], None]
 
     async def send(self, webhook: Webhook, notice: Notice) -> Attempt:
         """Send a notice once."""
@@ -135,7 +136,10 @@ class Courier:
         self._scope.cancel()
 
     def changed(self, webhook: Webhook) -> None:
-        """Take over the webhook as it is now."""
+        """Take over the webhook as it is in the store now."""
+        # Most successes are known in memory alone.
+        successes = (webhook.last_success_at or 0, self.webhook.last_success_at or 0)
+        webhook = replace(webhook, last_success_at=max(successes) or None)
         if webhook.enabled and not self.webhook.enabled:
             self._failures = 0
             for entry in self.outbox.entries.values():
@@ -212,6 +216,7 @@ class Courier:
             if not entry.notices:
                 await self._fill(entry)
             if entry.notices:
+                self._post.check_leads()
                 notice, webhook = entry.notices[0], self.webhook
                 attempt = await self._post.send(webhook, notice)
                 await self._note(entry, notice, attempt)
@@ -268,6 +273,7 @@ class Courier:
         async with self.outbox.lock:
             if self.outbox.removed or not entry.notices or entry.notices[0] is not notice:
                 return  # the webhook was deleted, or the user erased
+            self._post.check_leads()
             entry.tries += 1
             tries, user_id = entry.tries, entry.user_id
             if entry.first_try_at is None:
@@ -283,7 +289,12 @@ class Courier:
             _, recorded = self.deliveries.record(
                 notice, user_id, attempt, tries, now_ms, next_at, given_up=given_up
             )
-            changes = [self.outbox.change_of(entry), *recorded, *self._health(attempt, now_ms)]
+            changes = [self.outbox.change_of(entry), *recorded]
+            if self._note_health(attempt, now_ms):
+                if self._post.store.replicas is None:
+                    changes.append(webhook_change(self.webhook))
+                else:
+                    await self._keep_health()
             await self._post.store.write_values(changes)
         await self._judge(notice, attempt, now_ms, given_up=given_up)
 
@@ -302,22 +313,31 @@ class Courier:
             return False
         return now_ms - first > self._post.settings.webhook_disable_after_days * _DAY_MS
 
-    def _health(self, attempt: Attempt, now_ms: int) -> list[ValueChange]:
-        """Note on the webhook how its receiver fares."""
+    def _note_health(self, attempt: Attempt, now_ms: int) -> bool:
+        """Note on the webhook how its receiver fares; return whether the store has to know."""
         webhook = self.webhook
         if attempt.error is None:
             self._failures, was = 0, self._failures
             self.webhook = replace(webhook, failing_since=None, last_success_at=now_ms)
             if was >= _DOWN_AFTER:
                 self._bring_forward()
-            if webhook.failing_since is None:
-                return []  # known in memory is enough
-        else:
-            self._failures += 1
-            if webhook.failing_since is not None:
-                return []
-            self.webhook = replace(webhook, failing_since=now_ms)
-        return [webhook_change(self.webhook)]
+            return webhook.failing_since is not None  # else known in memory is enough
+        self._failures += 1
+        if webhook.failing_since is not None:
+            return False
+        self.webhook = replace(webhook, failing_since=now_ms)
+        return True
+
+    async def _keep_health(self) -> None:
+        """Write how the receiver fares; another process may have changed the webhook meanwhile."""
+        now = self.webhook
+
+        def noted(stored: Webhook) -> Webhook:
+            return replace(
+                stored, failing_since=now.failing_since, last_success_at=now.last_success_at
+            )
+
+        await change_webhook(self._post.store, now.id, noted)
 
     def _bring_forward(self) -> None:
         """Send soon what waits for a receiver that is back."""

@@ -1,7 +1,7 @@
 """Finds out what is new in sessions, and writes what webhooks are to be told."""
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Final
@@ -58,9 +58,17 @@ class Feed:
         store: Where everything is kept.
         clock: The only source of time.
         couriers: Who sends, by webhook.
+        check_leads: Raises Unavailable when another process does this.
     """
 
-    def __init__(self, store: SessionStore, clock: Clock, couriers: Mapping[str, Courier]) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        clock: Clock,
+        couriers: Mapping[str, Courier],
+        check_leads: Callable[[], None],
+    ) -> None:
+        self._check_leads = check_leads
         self._store = store
         self._clock = clock
         self._couriers = couriers
@@ -80,6 +88,7 @@ class Feed:
         """Go on where the last process stopped."""
         value = await self._store.value(CURSOR, CURSOR_KEY)
         self._cursor = Cursor.read(value) if value is not None else Cursor("", 0)
+        self._seen.clear()
 
     def clock_set_back(self) -> int:
         """Return by how many ms the clock was set back since the last look; 0: it was not."""
@@ -281,6 +290,7 @@ class Feed:
                 more, entries = await courier.outbox.add(additions)
                 changes += more
                 woken.append((courier, entries))
+            self._check_leads()
             await self._store.write_values([*changes, cursor.change()])
         self._cursor = cursor
         for session_id, seen in news.seen.items():

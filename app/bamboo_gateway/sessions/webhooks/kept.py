@@ -1,6 +1,6 @@
 """The values that webhooks are kept in: their kinds, keys, and what the feed remembers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ CURSOR: Final = "webhook-cursor"
 SEEN: Final = "webhook-seen"
 DUE: Final = "webhook-due"
 DELIVERY: Final = "webhook-delivery"
+ASK: Final = "webhook-ask"
+"""What other processes ask of the one that sends (`leading`)."""
 
 CURSOR_KEY: Final = "feed"
 PAGE: Final = 500
@@ -87,6 +89,37 @@ class Cursor:
 def webhook_change(webhook: Webhook) -> ValueChange:
     """Return the change that keeps a webhook as it is now."""
     return ValueChange(WEBHOOK, webhook.id, webhook.stored())
+
+
+async def change_webhook(
+    store: SessionStore, webhook_id: str, change: Callable[[Webhook], Webhook]
+) -> Webhook | None:
+    """Change a webhook as the store has it, and return it; None: there is none.
+
+    Raises:
+        StorageFull, StorageFailed, Unavailable: It was not changed.
+    """
+
+    def changed(stored: bytes | None) -> bytes | None:
+        return None if stored is None else change(Webhook.read(stored)).stored()
+
+    after = await store.change_value(WEBHOOK, webhook_id, changed)
+    return None if after is None else Webhook.read(after)
+
+
+async def read_webhooks(store: SessionStore) -> tuple[list[Webhook], set[str]]:
+    """Return the webhooks, and the ids of those that cannot be read too.
+
+    They stay as they are, for a version that can read them; the others go on (R10).
+    """
+    webhooks: list[Webhook] = []
+    unreadable: set[str] = set()
+    async for webhook_id, value in each_value(store, WEBHOOK):
+        try:
+            webhooks.append(Webhook.read(value))
+        except UNREADABLE:
+            unreadable.add(webhook_id)
+    return webhooks, unreadable
 
 
 def due_change(webhook_id: str, session_id: str, value: bytes | None) -> ValueChange:

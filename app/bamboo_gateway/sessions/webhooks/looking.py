@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import anyio
@@ -9,9 +10,10 @@ import structlog
 
 from bamboo_gateway.domain.errors import BambooError
 from bamboo_gateway.domain.events import TERMINAL_TYPES
+from bamboo_gateway.domain.webhooks import Webhook
 from bamboo_gateway.sessions.webhooks.courier import Courier
 from bamboo_gateway.sessions.webhooks.feed import Feed
-from bamboo_gateway.sessions.webhooks.kept import webhook_change
+from bamboo_gateway.sessions.webhooks.kept import change_webhook
 from bamboo_gateway.storage.base import SessionStore
 from bamboo_gateway.storage.commits import Event
 
@@ -77,6 +79,12 @@ class Looker:
         back = self._feed.clock_set_back()
         for courier in list(self._couriers.values()) if back else ():
             async with courier.outbox.lock:
-                webhook = replace(courier.webhook, since=courier.webhook.since - back)
-                courier.changed(webhook)
-                await self._store.write_values([webhook_change(webhook)])
+                webhook = await change_webhook(
+                    self._store, courier.webhook.id, partial(_told_since, back)
+                )
+                if webhook is not None:
+                    courier.changed(webhook)
+
+
+def _told_since(back_ms: int, webhook: Webhook) -> Webhook:
+    return replace(webhook, since=webhook.since - back_ms)

@@ -1,6 +1,11 @@
-"""The webhooks that run: their tasks, and what is done to all of them."""
+"""The webhooks that run: their tasks, and what is done to all of them.
+
+Where several processes share the store, one of them sends (`leading`), and has the couriers. The
+others know webhooks from the store alone: they create, change and delete them there.
+"""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import anyio
@@ -8,6 +13,7 @@ import structlog
 
 from bamboo_gateway.domain.errors import (
     BambooError,
+    NotFound,
     Unavailable,
 )
 from bamboo_gateway.domain.limits import WEBHOOK_IN_FLIGHT_IN_ALL
@@ -18,7 +24,7 @@ from bamboo_gateway.domain.webhooks import (
 )
 from bamboo_gateway.observability.audit import AuditLog, AuditRecord
 from bamboo_gateway.sessions.context import Context
-from bamboo_gateway.sessions.webhooks.courier import Courier, Post
+from bamboo_gateway.sessions.webhooks.courier import Courier, Post, unknown_webhook
 from bamboo_gateway.sessions.webhooks.feed import Feed
 from bamboo_gateway.sessions.webhooks.kept import (
     CURSOR,
@@ -28,11 +34,14 @@ from bamboo_gateway.sessions.webhooks.kept import (
     SEEN,
     UNREADABLE,
     WEBHOOK,
+    change_webhook,
     each_value,
+    read_webhooks,
     remove_all,
     remove_leftovers,
     webhook_change,
 )
+from bamboo_gateway.sessions.webhooks.leading import Leading, ask_to_forget, until_seen
 from bamboo_gateway.sessions.webhooks.looking import Looker
 from bamboo_gateway.sessions.webhooks.tally import WebhookTally
 from bamboo_gateway.storage.commits import Event
@@ -52,7 +61,7 @@ class Webhooks:
         audit: Where webhooks that the gateway disables are recorded.
 
     Attributes:
-        couriers: Who sends, by webhook.
+        couriers: Who sends, by webhook; empty while another process sends.
         tally: Counts what happens.
     """
 
@@ -71,9 +80,11 @@ class Webhooks:
         self._audit = audit
         self._link = link
         self.couriers: dict[str, Courier] = {}
-        self._feed = Feed(context.store, context.clock, self.couriers)
+        self._feed = Feed(context.store, context.clock, self.couriers, self._check_leads)
         self._looker = Looker(context.store, self._feed, self.couriers)
         self._is_looking = False
+        # Of the calls that read which webhooks there are and begin or end to send to them.
+        self._taking_over = anyio.Lock()
         self.tally = WebhookTally()
         self._post: Post | None = None
 
@@ -92,22 +103,62 @@ class Webhooks:
             anyio.CapacityLimiter(WEBHOOK_IN_FLIGHT_IN_ALL),
             self.tally,
             self._disable,
+            self._check_leads,
         )
-        webhooks: list[Webhook] = []
-        kept: set[str] = set()
-        async for webhook_id, value in each_value(self._store, WEBHOOK):
-            kept.add(webhook_id)
-            try:
-                webhooks.append(Webhook.read(value))
-            except UNREADABLE:
-                # It stays as it is, for a version that can read it; the others go on (R10).
-                log.exception("a webhook cannot be read", webhook_id=webhook_id)
+        if self.is_shared:
+            self._context.tasks.spawn(Leading(self._context, self).run, name="webhook leader")
+        else:
+            await self.begin_sending()
+
+    async def begin_sending(self) -> None:
+        """Load the webhooks and send to them, from now on."""
+        async with self._taking_over:
+            await self._begin_sending()
+
+    async def _begin_sending(self) -> None:
+        webhooks, unreadable = await read_webhooks(self._store)
+        for webhook_id in unreadable:
+            log.error("a webhook cannot be read", webhook_id=webhook_id)
         if not webhooks:
             return
-        await remove_leftovers(self._store, kept)
+        await remove_leftovers(self._store, {one.id for one in webhooks} | unreadable)
         await self._feed.load()
         for webhook in webhooks:
             self.add(webhook)
+
+    async def end_sending(self) -> None:
+        """Leave it to another process; what is on its way may arrive twice."""
+        async with self._taking_over:
+            couriers = list(self.couriers.values())
+            self.couriers.clear()
+            for courier in couriers:
+                courier.abandon()
+            for courier in couriers:
+                await courier.ended.wait()
+
+    async def take_over_changes(self) -> None:
+        """Take over what other processes have created, changed and deleted."""
+        async with self._taking_over:
+            await self._take_over_changes()
+
+    async def _take_over_changes(self) -> None:
+        webhooks, _ = await read_webhooks(self._store)
+        if webhooks and not self.couriers:
+            await self._feed.load()
+        for webhook in webhooks:
+            courier = self.couriers.get(webhook.id)
+            if courier is None:
+                self.add(webhook)
+            elif _is_changed(courier.webhook, webhook):
+                async with courier.outbox.lock:
+                    value = await self._store.value(WEBHOOK, webhook.id)
+                    if value is not None:
+                        courier.changed(Webhook.read(value))
+        there = {one.id for one in webhooks}
+        for courier in [one for one in self.couriers.values() if one.webhook.id not in there]:
+            # As of now: it may have been created since.
+            if await self._store.value(WEBHOOK, courier.webhook.id) is None:
+                await self._forget(courier)
 
     def begin_drain(self) -> None:
         """Begin no request any more."""
@@ -136,7 +187,70 @@ class Webhooks:
         """Report a commit; without events: something that is more than a commit of events."""
         self._looker.changed(events)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes share the store."""
+        return self._store.replicas is not None
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether this process sends, and not another one."""
+        return self._context.leads
+
+    def _check_leads(self) -> None:
+        if not self._context.leads:
+            raise Unavailable("Another process sends the webhooks now.")
+
     # -- for commands -----------------------------------------------------------------------
+
+    async def all(self) -> list[Webhook]:
+        """Return all webhooks as they are now.
+
+        Raises:
+            StorageFailed, Unavailable: The store does not tell them now.
+        """
+        if not self.is_shared:
+            return self.webhooks
+        webhooks, _ = await read_webhooks(self._store)
+        return webhooks
+
+    async def find(self, webhook_id: str) -> Webhook | None:
+        """Return a webhook as it is now, or None.
+
+        Raises:
+            StorageFailed, Unavailable: As `all`.
+        """
+        if not self.is_shared:
+            courier = self.couriers.get(webhook_id)
+            return courier.webhook if courier is not None else None
+        if not webhook_id.isascii() or not webhook_id.isprintable():
+            return None  # no value has such a key
+        value = await self._store.value(WEBHOOK, webhook_id)
+        try:
+            return None if value is None else Webhook.read(value)
+        except UNREADABLE:
+            return None
+
+    async def change(self, webhook_id: str, change: Callable[[Webhook], Webhook]) -> Webhook:
+        """Change a webhook, and return it.
+
+        Raises:
+            NotFound: It was deleted meanwhile.
+            StorageFull, StorageFailed, Unavailable: It was not changed.
+        """
+        courier = self.couriers.get(webhook_id)
+        if courier is None:
+            changed = await change_webhook(self._store, webhook_id, change)
+            if changed is None:
+                raise unknown_webhook(webhook_id)
+            return changed
+        async with courier.outbox.lock:
+            courier.check_there()
+            changed = await change_webhook(self._store, webhook_id, change)
+            if changed is None:
+                raise unknown_webhook(webhook_id)
+            courier.changed(changed)
+        return changed
 
     def available(self) -> Post:
         """Return what sends.
@@ -170,19 +284,45 @@ class Webhooks:
         self._context.tasks.spawn(courier.run, name=f"webhook {webhook.id}")
         self._start_looking()
 
-    async def remove(self, courier: Courier) -> None:
+    async def create(self, webhook: Webhook) -> None:
+        """Write a new webhook, and send to it from now on.
+
+        Raises:
+            StorageFull, StorageFailed, Unavailable: It was not created.
+        """
+        await self._store.write_values([webhook_change(webhook)])
+        if not self.is_shared:
+            self.add(webhook)
+        elif self.is_sending:
+            await self.take_over_changes()
+
+    async def remove(self, webhook_id: str) -> None:
         """Delete a webhook with everything that it was to be told.
 
         Raises:
             NotFound: It was deleted meanwhile.
         """
-        webhook_id = courier.webhook.id
+        courier = self.couriers.get(webhook_id)
+        if courier is None:
+            await self._store.write_values([ValueChange(WEBHOOK, webhook_id, None)])
+            # Who sends may write more of it until it has noticed; and removes that.
+            await self._remove_rest(webhook_id)
+            return
         async with courier.outbox.lock:
             courier.check_there()
             await self._store.write_values([ValueChange(WEBHOOK, webhook_id, None)])
             courier.outbox.removed = True
+        await self._forget(courier)
+
+    async def _forget(self, courier: Courier) -> None:
+        """Send nothing any more to a webhook that is not there any more."""
+        webhook_id = courier.webhook.id
+        courier.outbox.removed = True
         self.couriers.pop(webhook_id, None)
         courier.abandon()
+        await self._remove_rest(webhook_id)
+
+    async def _remove_rest(self, webhook_id: str) -> None:
         for kind in (DUE, DELIVERY):
             await remove_all(self._store, kind, f"{webhook_id}/")
 
@@ -193,10 +333,11 @@ class Webhooks:
 
         A store that cannot be written keeps nobody from deleting.
         """
-        if not self.couriers:
-            return
         try:
-            await self._feed.look_at(session_id)
+            if self.couriers:
+                await self._feed.look_at(session_id)
+            elif self.is_shared and self._sender is not None and not self.is_sending:
+                await until_seen(self._store, session_id)
         except BambooError as error:
             log.warning(
                 "events of a deleted session may not be told",
@@ -212,16 +353,29 @@ class Webhooks:
         Returns:
             How many webhooks the user has, or had.
         """
-        theirs = [one for one in self.couriers.values() if one.webhook.owner == user_id]
+        webhooks = await self.all()
+        theirs = [one.id for one in webhooks if one.owner == user_id]
         if dry_run:
             return len(theirs)
-        for courier in theirs:
-            await self.remove(courier)
+        for webhook_id in theirs:
+            with suppress(NotFound):  # deleted meanwhile
+                await self.remove(webhook_id)
+        if self.is_sending:
+            await self.forget_told(user_id)
+        elif len(theirs) < len(webhooks):
+            await ask_to_forget(self._store, user_id)
+        return len(theirs)
+
+    async def forget_told(self, user_id: str) -> None:
+        """Remove what webhooks were to be told or were told of a user, but that sessions are gone.
+
+        Raises:
+            StorageFull, StorageFailed, Unavailable: Not all of it was removed.
+        """
         await self._catch_up()
         for courier in list(self.couriers.values()):
             if courier.webhook.is_about(user_id):
                 await self._forget_user_in(courier, user_id)
-        return len(theirs)
 
     async def _catch_up(self) -> None:
         """Look at all changes now: the store is about to forget deletions, which name the user."""
@@ -274,18 +428,17 @@ class Webhooks:
 
     async def _disable(self, webhook_id: str, reason: DisabledReason) -> None:
         """Disable a webhook because of its receiver."""
-        courier = self.couriers.get(webhook_id)
-        if courier is None:
+        courier, now_ms = self.couriers.get(webhook_id), self._clock.now_ms()
+        if courier is None or not courier.webhook.enabled:
             return
-        async with courier.outbox.lock:
-            if courier.outbox.removed or not courier.webhook.enabled:
-                return
-            now_ms = self._clock.now_ms()
-            changed = replace(
-                courier.webhook, enabled=False, disabled_reason=reason, updated_at=now_ms
-            )
-            await self._store.write_values([webhook_change(changed)])
-            courier.changed(changed)
+
+        def disabled(webhook: Webhook) -> Webhook:
+            return replace(webhook, enabled=False, disabled_reason=reason, updated_at=now_ms)
+
+        try:
+            await self.change(webhook_id, disabled)
+        except NotFound:
+            return  # deleted meanwhile
         self.tally.disabled[reason,] += 1
         log.warning("a webhook was disabled", webhook_id=webhook_id, reason=reason)
         if self._audit is not None:
@@ -294,3 +447,8 @@ class Webhooks:
                     at_ms=now_ms, action="disable-webhook", caller="gateway", targets=[webhook_id]
                 )
             )
+
+
+def _is_changed(here: Webhook, stored: Webhook) -> bool:
+    """Return whether a webhook in the store is another one than here; successes do not count."""
+    return replace(here, last_success_at=None) != replace(stored, last_success_at=None)

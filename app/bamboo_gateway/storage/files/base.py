@@ -148,3 +148,16 @@ class ContentStore(ABC):
         self, after: ContentName | None = None, limit: int = 1000
     ) -> list[StoredContent]:
         """Return the contents that follow `after`, ordered by name."""
+
+    async def totals(self, owner: str | None = None) -> tuple[int, int]:
+        """Return how many contents an owner has, or all owners have, and their bytes together."""
+        after = None if owner is None else ContentName(owner, "")
+        size = count = 0
+        while page := await self.contents(after):
+            for one in page:
+                if owner not in {None, one.name.owner}:
+                    return count, size
+                size += one.size
+                count += 1
+            after = page[-1].name
+        return count, size

@@ -105,7 +105,7 @@ class BulkWrite(SessionCreation):
             session = self._lock(connection)
             rivals = leftovers.rivals(connection, "extension", session.key)
         for rival in rivals:
-            leftovers.remove(self._database, rival)
+            leftovers.evict(self._database, rival)
         with self._database.writing(durable=False) as connection:
             session = self._lock(connection)
             self._key, self._version = session.key, session.version + 1

@@ -3,7 +3,7 @@
 A crash in between leaves a row in `leftovers`, and opening the store ends the work.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sqlalchemy import and_, bindparam, case, delete, func, insert, select, update
@@ -144,12 +144,14 @@ class Changes:
         self._clock = clock
         self._feed = feed
 
-    def remove_leftovers(self) -> None:
-        """End what processes that died had begun."""
+    def remove_leftovers(self, is_over: Callable[[], bool] = lambda: False) -> None:
+        """End what processes that died had begun; `is_over` says when to leave the rest."""
         with self._database.writing(durable=False) as connection:
             numbers = self._database.dead_leftovers(connection, self._clock.now_ms())
         for number in numbers:
-            leftovers.remove(self._database, number)
+            if is_over():
+                return
+            leftovers.evict(self._database, number)
 
     def delete(self, session_id: str, epoch: int, version: int | None = None) -> int:
         """Delete a session, as `SessionStore.delete`."""
@@ -216,7 +218,7 @@ class Changes:
             # A log that is being compacted has events that do not count any more.
             before += leftovers.rivals(connection, "compaction", session.key)
         for rival in before:
-            leftovers.remove(self._database, rival)
+            leftovers.evict(self._database, rival)
         with self._database.writing(durable=False) as connection:
             session = rows.lock_session(connection, session_id, epoch)
             if session.is_packed == is_packed:
@@ -301,7 +303,7 @@ class Changes:
             session = rows.lock_session(connection, session_id, epoch)
             before = leftovers.rivals(connection, "compaction", session.key)
         for rival in before:
-            leftovers.remove(self._database, rival)
+            leftovers.evict(self._database, rival)
         with self._database.writing() as connection:
             session = rows.lock_session(connection, session_id, epoch)
             if session.is_packed:

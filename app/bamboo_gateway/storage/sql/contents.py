@@ -2,8 +2,9 @@
 
 A content is one row that names an upload, and the upload's pieces, a row each. Pieces are written
 in transactions of their own, and are invisible until one that writes the content's row publishes
-them; so no statement ever holds more than a piece. What a process leaves behind is removed at the
-next start, since a database has one owner.
+them; so no statement ever holds more than a piece. The id of an upload begins with that of the
+process that receives it. The uploads of processes that are not there any more are removed at each
+start, and a content is not published when its process is one that the others took for dead.
 """
 
 import secrets
@@ -25,13 +26,14 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    func,
     insert,
     select,
     tuple_,
 )
 from typing_extensions import override
 
-from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.storage.files.base import (
     PIECE_BYTES,
     ContentLost,
@@ -88,7 +90,16 @@ _ADD_PIECE = insert(pieces)
 _ADD = insert(contents)
 _REMOVE = delete(contents).where(_NAMED)
 _REMOVE_PIECES = delete(pieces).where(pieces.c.upload == bindparam("of_upload"))
-_REMOVE_LEFTOVERS = delete(pieces).where(pieces.c.upload.not_in(select(contents.c.upload)))
+_TOTALS = select(func.count(), func.coalesce(func.sum(contents.c.size), 0))
+_TOTALS_OF_OWNER = _TOTALS.where(contents.c.owner == bindparam("of"))
+# The row is not removed before the transaction ends.
+_LOCK_EXECUTOR = (
+    "SELECT 1 FROM executors WHERE executor = split_part(%(upload)s, '.', 1) FOR KEY SHARE"
+)
+# Of processes that have no row; before there were several, an upload began with no process.
+_REMOVE_LEFTOVERS = """\
+DELETE FROM file_pieces p WHERE NOT EXISTS (SELECT FROM file_contents c WHERE c.upload = p.upload)
+  AND NOT EXISTS (SELECT FROM executors e WHERE e.executor = split_part(p.upload, '.', 1))"""
 
 T = TypeVar("T")
 
@@ -96,14 +107,21 @@ T = TypeVar("T")
 class RowContents(ContentStore):
     """Contents in the tables `file_contents` and `file_pieces`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, executor: Callable[[], str]) -> None:
+        """Make it.
+
+        Args:
+            database: Has the tables.
+            executor: Returns the id of this process among those that use the database.
+        """
         self._database = database
+        self._executor = executor
         self._threads = Threads(_THREADS)
 
     @override
     def open(self) -> None:
         with self._database.writing() as connection:
-            connection.run(_REMOVE_LEFTOVERS)
+            connection.execute(_REMOVE_LEFTOVERS, {})
 
     @override
     async def aclose(self) -> None:
@@ -111,7 +129,7 @@ class RowContents(ContentStore):
 
     @override
     def writer(self) -> ContentWriter:
-        return _RowWriter(self._database, self._threads)
+        return _RowWriter(self._database, self._threads, self._executor())
 
     @override
     async def size(self, name: ContentName) -> int | None:
@@ -170,12 +188,24 @@ class RowContents(ContentStore):
 
         return await self._threads.run(listed)
 
+    @override
+    async def totals(self, owner: str | None = None) -> tuple[int, int]:
+        def counted() -> tuple[int, int]:
+            with self._database.reading() as connection:
+                if owner is None:
+                    [(count, size)] = connection.rows(_TOTALS)
+                else:
+                    [(count, size)] = connection.rows(_TOTALS_OF_OWNER, {"of": owner})
+            return int(count), int(size)
+
+        return await self._threads.run(counted)
+
 
 class _RowWriter(ContentWriter):
-    def __init__(self, database: Database, threads: Threads) -> None:
+    def __init__(self, database: Database, threads: Threads, executor: str) -> None:
         self._database = database
         self._threads = threads
-        self._upload = secrets.token_hex(16)
+        self._upload = f"{executor}.{secrets.token_hex(16)}"
         self._digest = sha256()
         self._waiting = bytearray()
         self._number = 0
@@ -217,6 +247,9 @@ class _RowWriter(ContentWriter):
 
         def publish() -> None:
             with self._database.writing() as connection:
+                # The pieces are there as long as the process is.
+                if not connection.execute(_LOCK_EXECUTOR, {"upload": self._upload}):
+                    raise Unavailable("The upload was given up: it took too long. Send it again.")
                 remove_content(connection, name)
                 connection.run(_ADD, values)
 

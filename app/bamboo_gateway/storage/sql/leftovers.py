@@ -61,10 +61,20 @@ _TOUCH = (
     .where(leftovers.c.number == bindparam("claim"))
     .values(touched_at=bindparam("now_ms"))
 )
+_TOUCH_OF = (
+    update(_shared)
+    .where(_shared.c.number == bindparam("claim"), _shared.c.executor == bindparam("mine"))
+    .values(touched_at=bindparam("now_ms"))
+)
+_TAKE = (
+    update(_shared).where(_shared.c.number == bindparam("claim")).values(executor=bindparam("mine"))
+)
 _END = delete(leftovers).where(leftovers.c.number == bindparam("claim"))
 _WORK = select(leftovers.c.work, leftovers.c.session_key, leftovers.c.deltas_upto).where(
     leftovers.c.number == bindparam("claim")
 )
+# Behind the lock of the session's row, as all who write under the claim take the two.
+_LOCK = select(leftovers.c.number).where(leftovers.c.number == bindparam("claim")).with_for_update()
 _RIVALS = select(leftovers.c.number).where(
     leftovers.c.session_key == bindparam("session_key"), leftovers.c.work == bindparam("work")
 )
@@ -96,7 +106,10 @@ def begin(
 
 def still_claimed(connection: Connection, number: int, now_ms: int) -> bool:
     """Return whether the work is still the caller's, and note that it goes on."""
-    return connection.run(_TOUCH, {"claim": number, "now_ms": now_ms}) == 1
+    values: dict[str, Any] = {"claim": number, "now_ms": now_ms}
+    if connection.executor is None:
+        return connection.run(_TOUCH, values) == 1
+    return connection.run(_TOUCH_OF, values | {"mine": connection.executor}) == 1
 
 
 def end(connection: Connection, number: int) -> bool:
@@ -108,6 +121,17 @@ def rivals(connection: Connection, work: Work, session_key: int) -> list[int]:
     """Return the numbers of the same work on the same session."""
     rows = connection.rows(_RIVALS, {"work": work, "session_key": session_key})
     return [int(number) for (number,) in rows]
+
+
+def evict(database: Database, number: int) -> None:
+    """Remove what is invisible of a work that may be another process's, which may still live.
+
+    The claim is taken from it first: it would publish what is half removed.
+    """
+    with database.writing(durable=False) as connection:
+        if connection.executor is not None:
+            connection.run(_TAKE, {"claim": number, "mine": connection.executor})
+    remove(database, number)
 
 
 def remove(database: Database, number: int) -> None:
@@ -129,6 +153,9 @@ def _remove_portion(database: Database, number: int) -> bool:
         key = -number if session_key is None else int(session_key)
         rows = connection.rows(_ROW, {"session_key": key})
         row = rows[0] if rows else None
+        if connection.executor is not None and not connection.rows(_LOCK, {"claim": number}):
+            # Another process has ended it meanwhile, and may write rows in the same places already.
+            return True
         for remove_some in _removals(work, key, row, int(deltas_upto), database.dialect):
             if remove_some(connection):
                 return False

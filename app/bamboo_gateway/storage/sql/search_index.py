@@ -4,6 +4,9 @@ A commit only names its messages in `unsearched`, in its own transaction: foldin
 changing the trigram index take longer than all the rest of it. A thread takes them from there, in
 short transactions, at the latest `checkpoint_interval_seconds` after the commit. What a crash
 interrupts is still named there.
+
+Of several processes that share a database one does it at a time (`may_index`). For a moment two
+may; then each indexes what it has taken itself.
 """
 
 import time
@@ -77,6 +80,12 @@ _LOCK = (
     .where(sessions.c.key == bindparam("session_key"))
     .with_for_update()
 )
+# Behind `_LOCK`, so what is seen then was not taken by another process.
+_STILL_NAMED = select(unsearched.c.seq).where(
+    unsearched.c.session_key == bindparam("session_key"),
+    unsearched.c.seq >= bindparam("first_seq"),
+    unsearched.c.seq <= bindparam("last_seq"),
+)
 _TAKE = delete(unsearched).where(
     unsearched.c.session_key == bindparam("session_key"), unsearched.c.seq == bindparam("taken_seq")
 )
@@ -93,8 +102,23 @@ _Made = tuple[int, int, dict[str, Any] | None]
 class SearchIndex:
     """The thread that indexes messages, from `start` to `stop`, and searches."""
 
-    def __init__(self, database: Database, reads: Reads, interval_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        reads: Reads,
+        interval_seconds: float,
+        may_index: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Make it; `start` starts the thread.
+
+        Args:
+            database: Has the messages.
+            reads: Reads those of archived sessions.
+            interval_seconds: How soon a message is indexed.
+            may_index: Whether it is this process's turn.
+        """
         self._database = database
+        self._may_index = may_index
         self._reads = reads
         # Half of it, as the work itself takes some time.
         self._seconds = interval_seconds / 2
@@ -125,7 +149,8 @@ class SearchIndex:
 
     def _run(self) -> None:
         while not self._is_over.wait(self._seconds):
-            self._try()
+            if self._may_index():
+                self._try()
 
     def _try(self) -> None:
         """Index what waits. What failed is still named, and tried again after the next wait."""
@@ -219,6 +244,8 @@ class SearchIndex:
         # In the order of keys, as `_WAITING` has them.
         keys = dict.fromkeys(key for key, _, _ in made)
         owners = {key: connection.rows(_LOCK, {"session_key": key}) for key in keys}
+        if self._database.dialect == "postgresql":
+            made = self._still_named(connection, made)
         taken = [{"session_key": key, "taken_seq": seq} for key, seq, _ in made]
         connection.run_each(_TAKE, taken)
         added: list[dict[str, Any]] = []
@@ -238,6 +265,21 @@ class SearchIndex:
         if added:
             add = add_statement(self._database.dialect)
             connection.execute_each(add, added)
+
+    def _still_named(self, connection: Connection, made: Sequence[_Made]) -> Sequence[_Made]:
+        """Return those that no other process has taken since they were read."""
+        seqs: dict[int, list[int]] = {}
+        for key, seq, _ in made:
+            seqs.setdefault(key, []).append(seq)
+        named = {
+            (key, row[0])
+            for key, some in seqs.items()
+            for row in connection.rows(
+                _STILL_NAMED,
+                {"session_key": key, "first_seq": min(some), "last_seq": max(some)},
+            )
+        }
+        return [one for one in made if one[:2] in named]
 
     def backlog(self) -> int:
         """Return how many sessions have messages that wait; of very many, a part."""

@@ -69,7 +69,9 @@ class SqlStore(SessionStore):
         self._reads = Reads(database)
         self._feed = ChangeFeed(database)
         self._changes = Changes(database, clock, self._feed)
-        self._search = SearchIndex(database, self._reads, checkpoint_interval_seconds)
+        self._search = SearchIndex(
+            database, self._reads, checkpoint_interval_seconds, self._does_work_of_all
+        )
         self._writer = Writer(database, clock, self._on_interval, checkpoint_interval_seconds)
         self._read_threads = Threads(_READ_THREADS)
         self._bulk_threads = Threads(_BULK_THREADS)
@@ -152,6 +154,10 @@ class SqlStore(SessionStore):
             await self._read_threads.aclose()
             await anyio.to_thread.run_sync(self._writer.stop)
             await anyio.to_thread.run_sync(self._database.close)
+
+    def _does_work_of_all(self) -> bool:
+        replicas = self.replicas
+        return replicas is None or replicas.is_leader
 
     def _on_interval(self) -> None:
         # What could not be written is kept, and tried again at the next interval.

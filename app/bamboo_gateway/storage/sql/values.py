@@ -1,6 +1,6 @@
 """Small values that the gateway keeps beside the sessions (`SessionStore.write_values`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from bamboo_gateway.storage.index.statement import DialectName
 from bamboo_gateway.storage.reports import ValueChange
 from bamboo_gateway.storage.sql.database import Database
 from bamboo_gateway.storage.sql.tables import kept_values
-from bamboo_gateway.storage.values import end_of
+from bamboo_gateway.storage.values import check_keys, end_of
 
 _REMOVE = delete(kept_values).where(
     kept_values.c.kind == bindparam("of_kind"), kept_values.c.key == bindparam("of_key")
@@ -38,6 +38,8 @@ _BYTES = select(
         + func.length(kept_values.c.value)
     )
 )
+# Until the transaction ends.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%(name)s, 0))"
 
 
 @cache
@@ -72,6 +74,24 @@ class Values:
                 connection.run_each(_REMOVE, removed)
             if put:
                 connection.run_each(_put(self._database.dialect), put)
+
+    def change(
+        self, kind: str, key: str, change: Callable[[bytes | None], bytes | None]
+    ) -> bytes | None:
+        """Change a value in one transaction, as `SessionStore.change_value`, in PostgreSQL."""
+        check_keys([ValueChange(kind, key, None)])
+        names = {"of_kind": kind, "of_key": key}
+        with self._database.writing() as connection:
+            # There may be no row yet that could be locked.
+            connection.execute(_LOCK, {"name": f"{kind}/{key}"})
+            rows = connection.rows(_VALUE, names)
+            before = bytes(rows[0][0]) if rows else None
+            after = change(before)
+            if after is None:
+                connection.run(_REMOVE, names)
+            elif after != before:
+                connection.run(_put(self._database.dialect), names | {"new_value": after})
+        return after
 
     def value(self, kind: str, key: str) -> bytes | None:
         """Read a value, as `SessionStore.value`."""

@@ -143,7 +143,8 @@ class Writer:
         """
         for batch in reversed(self._batches):
             if not batch.session_ids.isdisjoint(session_ids):
-                await batch.answered()
+                # Many wait for one future, and one of them that is cancelled must not cancel it.
+                await asyncio.shield(batch.answered())
                 return
 
     async def drained(self) -> None:

@@ -59,13 +59,6 @@ class RunFold(Fold[Place]):
         return Folded(b"".join(work.out), work.place(lines[at:]))
 
     @override
-    def end(self, state: Place) -> bytes:
-        if state.state.has_ended:
-            return b""
-        # The log does not have the end: a client must not take what it has for a whole answer.
-        return frames.run_error("The stream ended before the run did; connect again.", "stream_cut")
-
-    @override
     def waits(self, state: Place) -> bool:
         return state.state.waits_for is not None
 

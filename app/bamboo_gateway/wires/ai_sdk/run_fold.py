@@ -32,10 +32,6 @@ class RunFold(Fold[Place[RunState]]):
             run, texts = events.state(), events.texts
         return Folded(b"".join(out), state.behind(lines, run, texts))
 
-    @override
-    def end(self, state: Place[RunState]) -> bytes:
-        return b""
-
 
 def _control(line: bytes) -> bytes:
     if line[:1] == PING_LINE:

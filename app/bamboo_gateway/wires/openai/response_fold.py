@@ -66,10 +66,6 @@ class ResponseFold(Fold[ResponsePlace]):
         last = ResponseEvents(self.record, self.first, state, out).end(record)
         return Folded(b"".join(out), last)
 
-    @override
-    def end(self, state: ResponsePlace) -> bytes:
-        return b""
-
     def _control(self, state: ResponsePlace, line: bytes) -> bytes:
         if line[:1] == PING_LINE:
             return _PING

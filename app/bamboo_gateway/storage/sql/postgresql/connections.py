@@ -46,8 +46,8 @@ Driver = psycopg.Connection[tuple[Any, ...]]
 SILENT_SECONDS: Final = 10.0
 """How long the watcher waits for a word of the database."""
 
-# The store's threads (8 read, 2 do bulk work, 1 commits, 3 look at others, 4 lock a session each),
-# and one that is being replaced.
+# The threads of the store (8 read, 2 do bulk work, 1 commits, 4 lock a session each, 3 look at
+# others), and one that is being replaced.
 _CONNECTIONS_MAX: Final = 19
 # How long a call waits for a connection, the time of connecting included.
 _WAIT_SECONDS: Final = 10.0

@@ -81,9 +81,6 @@ _PROPOSE: Final = (
 )
 # A statement of its own: it sees what somebody else has put there meanwhile.
 _KEPT: Final = "SELECT text FROM meta WHERE name = 'ticket_secret'"
-_NOTE_RUN: Final = "UPDATE sessions SET run_id = %s, executor = %s WHERE key = %s"
-# How often each process looks for tombstones that are over; who finds some looks again at once.
-_SWEEP_SECONDS: Final = 600.0
 # Of nobody (of an earlier version), of the dead, and of those that have no row any more.
 _DEAD_LEFTOVERS: Final = """\
 SELECT l.number FROM leftovers l LEFT JOIN executors e USING (executor)
@@ -94,6 +91,9 @@ SELECT s.id FROM sessions s LEFT JOIN executors e USING (executor)
 WHERE (s.has_active OR s.has_queue)
   AND (e.executor IS NULL OR e.executor = ANY(%(dead)s) OR e.executor = %(executor)s)
 ORDER BY s.id"""
+_NOTE_RUN: Final = "UPDATE sessions SET run_id = %s, executor = %s WHERE key = %s"
+# How often each process looks for tombstones that are over; who finds some looks again at once.
+_SWEEP_SECONDS: Final = 600.0
 _COUNT_USAGE: Final = """\
 INSERT INTO usage (scope, slot, sessions, stored_bytes)
 VALUES (%s, %s, %s, %s)
@@ -236,6 +236,11 @@ class PostgresDatabase(Database):
         return epoch
 
     @property
+    def shown(self) -> str:
+        """The URL without anything secret, for messages."""
+        return self._target.shown
+
+    @property
     def connections(self) -> Connections:
         """The connections of this process."""
         return self._connections
@@ -353,7 +358,7 @@ class PostgresDatabase(Database):
 
     @override
     def make_contents(self) -> ContentStore:
-        return RowContents(self)
+        return RowContents(self, lambda: self.executor)
 
     @override
     def count_usage(
@@ -422,7 +427,7 @@ class PostgresDatabase(Database):
     def checks(self) -> list[StoreCheck]:
         with self.reading() as connection:
             assert isinstance(connection, PostgresConnection)
-            return server_checks(connection.driver)
+            return [*server_checks(connection.driver), self.heartbeat.check()]
 
     @override
     def stats(self) -> dict[str, Any]:
@@ -445,7 +450,7 @@ class PostgresDatabase(Database):
                 return False
             numbers = leftovers.rivals(connection, "extension", session.key)
         for number in numbers:
-            leftovers.remove(self, number)
+            leftovers.evict(self, number)
         return bool(numbers)
 
     # -- opening ----------------------------------------------------------------------------

@@ -25,6 +25,7 @@ import structlog
 
 from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.storage.base import StoreBusy
+from bamboo_gateway.storage.reports import StoreCheck
 from bamboo_gateway.storage.sql.postgresql import processes, registration
 from bamboo_gateway.storage.sql.postgresql.admission import Admission
 from bamboo_gateway.storage.sql.postgresql.connections import Driver, breaking_after, connect
@@ -177,6 +178,16 @@ class Heartbeat:
             "heartbeat_failures_total": self.failures,
             "heartbeat_losses_total": self.losses,
         }
+
+    def check(self) -> StoreCheck:
+        """Return what diagnostics say of the processes that share the database."""
+        dead = self._judgement.dead
+        mine = processes.shown(self._name) + (", which leads" if self.is_leader else "")
+        seen = f"{self._judgement.known + 1} gateway processes; this is {mine}"
+        if not dead:
+            return StoreCheck("replicas", "ok", seen)
+        action = "nothing, if it was stopped; else look in its log: the others close its runs"
+        return StoreCheck("replicas", "warn", f"{seen}; {len(dead)} seem dead", action)
 
     # -- its course -------------------------------------------------------------------------
 

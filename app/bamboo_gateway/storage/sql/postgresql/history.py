@@ -45,7 +45,7 @@ _NOW_MS: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _RAISE: Final = f"""\
 INSERT INTO meta (name, number) VALUES ('last_epoch', greatest(%s, {_NOW_MS}))
 ON CONFLICT (name) DO UPDATE SET number = greatest(meta.number, excluded.number)
-RETURNING number"""  # noqa: S608
+RETURNING number"""  # noqa: S608 - a text of ours
 # One message, so one round trip. A crash of the server may lose it, but never without the commits
 # behind it.
 _TAKE: Final = f"""\
@@ -53,7 +53,7 @@ BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '5s';
 INSERT INTO meta (name, number) VALUES ('last_epoch', {_NOW_MS})
 ON CONFLICT (name) DO UPDATE SET number = greatest(meta.number + 1, excluded.number)
 RETURNING number;
-COMMIT"""  # noqa: S608
+COMMIT"""  # noqa: S608 - a text of ours
 
 # Of some services that speak as PostgreSQL does.
 _NOT_TOLD: Final = (

@@ -8,6 +8,7 @@ The heartbeat's thread tells what it has seen; every thread may ask.
 """
 
 from collections.abc import Collection, Mapping
+from threading import Lock
 from typing import Final, NamedTuple
 
 # Ids of executors without a row that somebody asked for. Beyond this the oldest are asked anew.
@@ -32,6 +33,7 @@ class Judgement:
         self._looks = 0
         # The look that settles that an executor is gone which has no row.
         self._missing: dict[str, int] = {}
+        self._lock = Lock()
 
     def renewed(
         self, counters: Mapping[str, int], gone: Collection[str], *, is_round: bool = True
@@ -51,6 +53,8 @@ class Judgement:
             if last is not None and last.counter == counter:
                 rounds = min(last.rounds + is_round, self._silent_rounds)
             watches[executor] = _Watch(counter, rounds, executor in gone)
+        # Ids are never used again: a row that is gone stays gone.
+        self.note_gone([one for one in self._watches if one not in watches])
         self._watches = watches
         self._looks += 1
 
@@ -63,8 +67,7 @@ class Judgement:
     def note_gone(self, executors: Collection[str]) -> None:
         """Note executors that have no row, as a statement saw that knew of them from elsewhere."""
         for executor in executors:
-            self._missing[executor] = 0
-        self._bound()
+            self._settle(executor, 0)
 
     def is_dead(self, executor: str) -> bool:
         """Return whether an executor is dead, or has no row any more."""
@@ -80,8 +83,8 @@ class Judgement:
             is_dead = watch.is_gone or watch.rounds >= self._silent_rounds
             return watch.counter if is_dead else None
         if (settled_by := self._missing.get(executor)) is None:
-            settled_by = self._missing[executor] = self._looks + _LOOKS
-            self._bound()
+            settled_by = self._looks + _LOOKS
+            self._settle(executor, settled_by)
         return -1 if self._looks >= settled_by else None
 
     @property
@@ -94,6 +97,8 @@ class Judgement:
         """How many others have a row."""
         return len(self._watches)
 
-    def _bound(self) -> None:
-        while len(self._missing) > _MISSING_MAX:
-            self._missing.pop(next(iter(self._missing)), None)
+    def _settle(self, executor: str, look: int) -> None:
+        with self._lock:
+            self._missing[executor] = look
+            while len(self._missing) > _MISSING_MAX:
+                del self._missing[next(iter(self._missing))]

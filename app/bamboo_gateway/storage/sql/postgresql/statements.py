@@ -132,7 +132,7 @@ def group_commit(parts: Parts, *, waits: bool = False) -> str:
     clauses.append(
         _LOCKED.format(
             may_start=may_start,
-            may_close=_MAY_CLOSE if parts.closes else "",
+            may_close=MAY_CLOSE if parts.closes else "",
             or_skip="" if waits else "SKIP LOCKED",
         )
     )
@@ -339,10 +339,11 @@ started AS MATERIALIZED (
 )"""
 _MAY_START = """
     AND (u.executor IS NULL OR u.executor IN (SELECT executor FROM started))"""
-_MAY_CLOSE = """
+MAY_CLOSE: Final = """
     AND (u.closes IS NULL OR NOT EXISTS (
       SELECT FROM executors x WHERE x.executor = u.closes AND x.counter <> u.judged
     ))"""
+"""The condition of a commit that ends the run of a dead executor: it has not moved its counter."""
 
 _LOCKED = """\
 locked AS MATERIALIZED (
