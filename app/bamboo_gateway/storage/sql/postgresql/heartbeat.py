@@ -271,10 +271,11 @@ class Heartbeat:
                 connection = connect(self._target, connect_timeout=2)
             with breaking_after(connection, self._timing.answer_seconds):
                 self._renew(connection, is_round=is_round)
-        except (psycopg.Error, BambooError) as error:
+        except Exception as error:  # noqa: BLE001 - without its heartbeat the process would be dead
+            if not isinstance(error, psycopg.Error | BambooError):
+                log.exception("the heartbeat failed")
             self.failures += 1
             self._judgement.failed()
-            log.debug("the heartbeat failed", reason=str(error))
             if connection is not None:
                 connection.close()
             return None
