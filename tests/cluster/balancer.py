@@ -21,6 +21,8 @@ def haproxy(deployment: Deployment) -> Iterator[str]:
     )
     text = changed(
         CONFIGURATION.read_text("utf-8"),
+        # A test may not have that many files.
+        ("maxconn 40000", "maxconn 2000"),
         ("bind :8080", f"bind 127.0.0.1:{port}"),
         (_TEMPLATE, servers),
     ).partition("\nresolvers docker")[0]
