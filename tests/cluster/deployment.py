@@ -134,7 +134,7 @@ class Replica(Gateway):
                 return
             # One that never was ready may have met a database that is away just then.
             # And SIGTERM may have come before there was anything that it could end.
-            is_well = code in {0, -signal.SIGTERM} if self._was_terminated else self._was_killed
+            is_well = self._was_killed or (self._was_terminated and code in {0, -signal.SIGTERM})
             if self._was_ready and not is_well:
                 self.ended_by_itself.append(code)
             self.launch()
