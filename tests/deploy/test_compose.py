@@ -31,6 +31,11 @@ def test_a_replica_has_settings_that_there_are() -> None:
     known = {f"BAMBOO_{name.upper()}" for name in Settings.model_fields}
     given = {name for name in SERVICES["replica"]["environment"] if name.startswith("BAMBOO_")}
     assert {"BAMBOO_STORAGE_URL", "BAMBOO_BUS_URL"} <= given <= known
+    environment = SERVICES["replica"]["environment"]
+    settings = Settings(
+        storage_url=environment["BAMBOO_STORAGE_URL"], bus_url=environment["BAMBOO_BUS_URL"]
+    )
+    assert settings.bus_url is not None
 
 
 def test_only_the_balancer_is_published_and_only_to_this_machine() -> None:
