@@ -54,8 +54,10 @@ def _gateway(config: dict[str, Any]) -> int:
 
     started = server._started
 
-    def on_started(settings: Settings, gate: Gate, port: int) -> None:
-        started(settings, gate, port)
+    def on_started(
+        settings: Settings, gate: Gate, addresses: list[server._Address], port: int
+    ) -> None:
+        started(settings, gate, addresses, port)
         announce(port, producer.listen())
 
     server._started = on_started

@@ -67,7 +67,8 @@ async def answer(manager: SessionManager, words: list[str]) -> dict[str, Any]:
             writer = manager._registry.get(session_id)
             is_executing = writer is not None and writer.run is not None
             return {"executes": is_executing}
-    return {"error": "unknown"}
+        case _:
+            return {"error": "unknown"}
 
 
 async def main(url: str, asked: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from bamboo_gateway.embedded import open_gateway
 from tests.api.serving import Served, refused, serving
 from tests.observability.test_metrics import OF_A_BUS
 from tests.support.redis import RedisServer, own_redis
@@ -129,3 +130,17 @@ def test_a_caller_has_one_rate_at_both_gateways(
         assert statuses == sorted(statuses)  # once refused, at both
         refused(first.get("/agents"), 429, "rate-limited")
         refused(second.get("/agents"), 429, "rate-limited")
+
+
+async def test_programs_that_embed_the_gateway_share_a_session(
+    postgres_url: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    shared: dict[str, Any] = {"storage_url": postgres_url, "bus_url": redis_server.url}
+    async with (
+        open_gateway(tmp_path, **shared) as one,
+        open_gateway(tmp_path, **shared) as two,
+    ):
+        await one.create_session("s")
+        await one.add_message("s", "Hello!")
+        [message] = (await two.get_session("s", include_messages=True))["messages"]
+        assert message["content"] == "Hello!"

@@ -198,6 +198,29 @@ async def test_messages_stored_at_another_process_beside_a_run_are_kept_and_the_
         assert seqs == list(range(1, len(seqs) + 1))
 
 
+async def test_a_run_whose_end_is_refused_with_the_start_behind_it_loses_no_word() -> None:
+    async with two() as both:
+        await begun(both, both.a, "r", "One ")
+        both.a.store.hold_appends()
+        both.a.agent.do("r", Token("two "))
+        await quiet()
+        both.a.agent.do("r", Token("three"), Complete())
+        await eventually(lambda: both.a.live().head.active is None)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: both.a.chat(text="next", run_id="n"))
+            await eventually(lambda: both.a.live().active_run_id == "n")
+            event = {"type": "custom", "name": "note", "value": 1}
+            await both.b.manager.append_events(ME, "s", [event], None)
+            both.a.store.release_appends()
+        both.a.agent.do("n", Complete())
+        await both.b.ended("n")
+        tokens = [event["content"] for event in await both.a.log() if event["type"] == "token"]
+        assert "".join(tokens) == "One two three"
+        assert (await both.said())[1] == ("assistant", "One two three")
+        assert await both.ends() == [("complete", ""), ("complete", "")]
+        assert both.asked == ["n", "r"]
+
+
 async def test_the_run_of_a_dead_process_is_closed_once_and_the_queue_goes_on() -> None:
     async with two() as both:
         await begun(both, both.a, "r", "Let me ")

@@ -2,17 +2,18 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.errors import BambooError, StorageFailed, Unavailable
 from bamboo_gateway.domain.events import TERMINAL_TYPES, Complete, Token
-from bamboo_gateway.sessions.commands import OnBusy
+from bamboo_gateway.sessions.commands import Idempotency, NewSession, OnBusy
 from bamboo_gateway.sessions.streaming.session_writer import Vanished
 from tests.support.clocks import FakeClock
 from tests.support.gateways import DEADLINE_SECONDS, ME, Gateway, eventually, gateway, quiet
@@ -20,6 +21,10 @@ from tests.support.shared_memory import SharedMemory, SharedStore
 
 STEPS = 60
 SESSIONS = ("s", "t")
+EXTERNAL = "x"
+"""The session whose runs are posted from outside."""
+
+READS = ("read", "find", "load", "keys_in_use")
 
 
 class Cluster:
@@ -35,15 +40,34 @@ class Cluster:
         self.count = 0
         # The runs that a client was told have begun or wait.
         self.told: dict[str, str] = {}
+        # What was posted for each external run.
+        self.posted: dict[str, str] = {}
+        self.producing = anyio.Lock()
 
     async def start(self) -> None:
         """Start one more process."""
         self.count += 1
         name = f"p{self.count}"
         store = await self.memory.store(name)
+        for read in READS:
+            setattr(store, read, self.slow(getattr(store, read)))
+        setattr(store.shared, "look", self.slow(store.shared.look))  # noqa: B010
         gate = await self.stack.enter_async_context(gateway(store, clock=self.clock))
         self.gates[name] = gate
         self.all.append(gate)
+
+    def slow(self, read: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """Let time pass before and behind a read, so that others can do something meanwhile."""
+
+        async def slow(*args: Any, **named: Any) -> Any:
+            for _ in range(self.choose.randrange(3)):
+                await checkpoint()
+            found = await read(*args, **named)
+            for _ in range(self.choose.randrange(4)):
+                await checkpoint()
+            return found
+
+        return slow
 
     def some(self) -> Gateway:
         """Choose a living process."""
@@ -76,6 +100,51 @@ class Cluster:
         event = {"type": "custom", "name": "note", "value": self.choose.random()}
         with suppress(BambooError):
             await self.some().manager.append_events(ME, self.choose.choice(SESSIONS), [event], None)
+
+    async def post_run(self) -> None:
+        """Post a run's events one by one, each with a key at one process after the other."""
+        async with self.producing:
+            run_id = f"x{len(self.posted)}"
+            idem = Idempotency(f"open {run_id}", "POST /runs", run_id)
+            if not await self._until_answered(
+                lambda gate: gate.manager.open_run(ME, EXTERNAL, run_id, idem)
+            ):
+                return
+            texts = [f"{number} " for number in range(self.choose.randrange(1, 6))]
+            self.posted[run_id] = "".join(texts)
+            events: list[dict[str, Any]] = [{"type": "token", "content": text} for text in texts]
+            for number, event in enumerate([*events, {"type": "complete"}]):
+                key = Idempotency(f"{run_id} {number}", "POST /events", str(number))
+                assert await self._until_answered(partial(self._post_one, run_id, event, key))
+
+    async def _post_one(
+        self, run_id: str, event: dict[str, Any], key: Idempotency, gate: Gateway
+    ) -> None:
+        await gate.manager.append_events(ME, EXTERNAL, [{**event, "run_id": run_id}], key)
+
+    async def _until_answered(self, ask: Callable[[Gateway], Awaitable[Any]]) -> bool:
+        """Ask again, of any process, as a client whose connection breaks; False: refused."""
+        while True:
+            try:
+                if self.choose.random() < 0.8:
+                    await ask(self.some())
+                    return True
+                await self._cut_off(ask)
+            except (Unavailable, StorageFailed):
+                await checkpoint()
+
+    async def _cut_off(self, ask: Callable[[Gateway], Awaitable[Any]]) -> None:
+        """Ask, and leave before the answer, or about then."""
+
+        async def asking() -> None:
+            with suppress(Unavailable, StorageFailed):
+                await ask(self.some())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(asking)
+            for _ in range(self.choose.randrange(30)):
+                await checkpoint()
+            tasks.cancel_scope.cancel()
 
     async def speak(self) -> None:
         """Let the agents speak, and some end."""
@@ -155,6 +224,12 @@ class Cluster:
         """Check the logs and the agents."""
         logs = {session_id: await self.all[0].log(session_id) for session_id in SESSIONS}
         assert all(times == 1 for times in self.asked.values()), self.asked
+        log = logs[EXTERNAL] = await self.all[0].log(EXTERNAL)
+        for run_id, text in self.posted.items():
+            of_run = [event for event in log if event.get("run_id") == run_id]
+            said = [event["message"]["content"] for event in of_run if event["type"] == "message"]
+            assert said == [text]
+            assert [e["type"] for e in of_run if e["type"] in TERMINAL_TYPES] == ["complete"]
         for session_id, log in logs.items():
             assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
             self._check_runs(log)
@@ -197,6 +272,7 @@ async def test_whatever_happens_each_run_is_executed_once_and_ends_once(seed: in
     async with cluster.stack:
         for _ in range(5):
             await cluster.start()
+        await cluster.all[0].manager.create_session(ME, NewSession(id=EXTERNAL))
         steps: dict[Callable[[], Coroutine[Any, Any, None]], int] = {
             cluster.chat: 8,
             cluster.speak: 8,
@@ -207,6 +283,7 @@ async def test_whatever_happens_each_run_is_executed_once_and_ends_once(seed: in
             cluster.delay: 4,
             cluster.lie: 1,
             cluster.renew: 4,
+            cluster.post_run: 2,
         }
         with anyio.fail_after(2 * DEADLINE_SECONDS):
             async with anyio.create_task_group() as following:

@@ -380,7 +380,8 @@ PROBLEMS: Final[Mapping[str, Problem]] = {
     "storage-failed": Problem(
         503,
         "The storage failed",
-        "A write failed. The gateway stored nothing of the request.",
+        "A write failed. The gateway stored nothing of the request, unless `detail` says that this "
+        "is unknown.",
         True,
     ),
 }

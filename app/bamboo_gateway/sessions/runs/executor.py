@@ -374,6 +374,9 @@ class RunExecutor:
     def _ended(self, error: BambooError | None) -> None:
         # Here, and not after `commit`: by then, other events may have the seqs of what was undone,
         # and `broken` may reach the next run.
+        if error is not None:
+            # The next run may have claimed the slot behind this end, which was not stored.
+            self.writer.claim_run(self)
         if error is not None and not isinstance(error, TooLarge | InvalidEvent | HeadMoved):
             self.broken(error)
 

@@ -173,7 +173,7 @@ class Changes:
             if version is not None and session.version != version:
                 raise Conflict("The session has changed.", head=session.seq)
             key, stored = session.key, int(session.stored_bytes)
-            self._database.keep_tombstone(connection, session_id, session)
+            self._database.keep_tombstone(connection, session_id, epoch, key, session.version)
             note_gone(connection, key, session_id, take_number(connection))
             self._feed.forget_some(connection)
             connection.run(_DELETE_SESSION, {"session_key": key})

@@ -29,8 +29,6 @@ from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
 if TYPE_CHECKING:
     from sqlalchemy import ClauseElement
 
-    from bamboo_gateway.storage.sql.rows import LockedSession
-
 Row = tuple[Any, ...]
 
 
@@ -216,12 +214,19 @@ class Database(ABC):
         """Write who executes the active run of a head, with the session's row."""
 
     def keep_tombstone(  # noqa: B027 - for several processes
-        self, connection: Connection, session_id: str, session: "LockedSession"
+        self, connection: Connection, session_id: str, epoch: int, key: int, version: int
     ) -> None:
         """Keep what a deletion leaves, in its transaction and before all other rows.
 
         So that nothing that is sent again, or arrives late, brings the session back or does a
         request twice.
+
+        Args:
+            connection: A connection in the transaction.
+            session_id: The session.
+            epoch: Its epoch.
+            key: The key of its row.
+            version: Its version.
         """
 
     def is_spent(self, session_id: str, key: str) -> bool:  # noqa: ARG002

@@ -41,7 +41,7 @@ from bamboo_gateway.storage.sql.postgresql.statements import change_slot, run_co
 from bamboo_gateway.storage.sql.postgresql.target import Target
 from bamboo_gateway.storage.sql.prepared import HeadRow, PreparedCommit
 from bamboo_gateway.storage.sql.reads import scope_of
-from bamboo_gateway.storage.sql.rows import LockedSession, find_session
+from bamboo_gateway.storage.sql.rows import find_session
 
 log = structlog.get_logger(__name__)
 
@@ -383,14 +383,14 @@ class PostgresDatabase(Database):
 
     @override
     def keep_tombstone(
-        self, connection: Connection, session_id: str, session: LockedSession
+        self, connection: Connection, session_id: str, epoch: int, key: int, version: int
     ) -> None:
         assert isinstance(connection, PostgresConnection)
         driver = connection.driver
         if self.is_filled:
             tombstones.forget(driver, session_id)
         else:
-            tombstones.keep(driver, session_id, session.epoch, session.key, session.version)
+            tombstones.keep(driver, session_id, epoch, key, version)
 
     @override
     def is_spent(self, session_id: str, key: str) -> bool:
