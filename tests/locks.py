@@ -22,6 +22,7 @@ LOCKS = (
     "benchmarks/peers/requirements.txt",
     "examples/requirements.txt",
     "tests/agents/litellm/requirements.txt",
+    "tests/deploy/requirements.txt",
     "tests/e2e/api_clients/requirements.txt",
     "tests/wires/clients/requirements.txt",
 )

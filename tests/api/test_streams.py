@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from bamboo_gateway.domain.errors import Unavailable
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 from tests.api.keyed import LateClock
 from tests.api.serving import SECONDS, Served, frames_of, raw, refused, serving
@@ -387,14 +388,21 @@ def test_the_number_of_streams_is_bounded() -> None:
             refused(api.get("/stream/s"), 503, "too-many-connections")
 
 
+@pytest.mark.parametrize(
+    ("error", "level", "line"),
+    [
+        (RuntimeError("no disk"), "error", "a stream failed"),
+        (Unavailable("The database is away."), "warning", "a stream cannot go on here"),
+    ],
+)
 def test_an_error_in_a_stream_is_a_goodbye_and_a_log_line(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, error: Exception, level: str, line: str
 ) -> None:
     real_next = Subscription.next
 
     async def broken(_: Subscription) -> bytes:
         monkeypatch.setattr(Subscription, "next", real_next)
-        raise RuntimeError("no disk")
+        raise error
 
     with serving(heartbeat_interval_seconds=0.15) as served, served.client() as api:
         api.post("/sessions", json={"id": "s"})
@@ -406,8 +414,8 @@ def test_an_error_in_a_stream_is_a_goodbye_and_a_log_line(
             watcher.ended()
     assert [event["type"] for event in watcher.events] == ["open", "custom", "goodbye"]
     assert watcher.events[-1]["retry"]
-    failures = [entry["event"] for entry in logs if entry["log_level"] == "error"]
-    assert failures == ["a stream failed"]
+    failures = [entry["event"] for entry in logs if entry["log_level"] in {"error", level}]
+    assert failures == [line]
 
 
 def test_a_stream_sends_the_stored_bytes(

@@ -70,10 +70,10 @@ def check_words(log: Sequence[Event], counted: Mapping[str, Counter[str]]) -> No
                 pass
     for run_id, text in said.items():
         count = text.count(" ")
-        assert text == said_by(run_id, count), f"{run_id} said {text!r}"
+        its_log = [event for event in log if event.get("run_id") == run_id]
+        assert text == said_by(run_id, count), f"{run_id} said {text!r}: {its_log}"
         assert words.get(run_id, "") == text, (
-            f"{run_id}: its tokens are {words.get(run_id, '')!r}, its messages {text!r}: "
-            f"{[event for event in log if event.get('run_id') == run_id]}"
+            f"{run_id}: its tokens are {words.get(run_id, '')!r}, its messages {text!r}: {its_log}"
         )
         if ended[run_id]["type"] == "complete":
             assert starts[run_id] == ends[run_id] == 1, (run_id, starts[run_id], ends[run_id])

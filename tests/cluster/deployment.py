@@ -9,7 +9,7 @@ replica again that has ended, as systemd, Docker or Kubernetes do.
 
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -134,7 +134,7 @@ class Replica(Gateway):
                 return
             # One that never was ready may have met a database that is away just then.
             # And SIGTERM may have come before there was anything that it could end.
-            is_well = code in {0, -signal.SIGTERM} if self._was_terminated else self._was_killed
+            is_well = self._was_killed or (self._was_terminated and code in {0, -signal.SIGTERM})
             if self._was_ready and not is_well:
                 self.ended_by_itself.append(code)
             self.launch()
@@ -155,6 +155,15 @@ class Deployment:
         postgres: The database's server.
         redis: The bus, if there is one.
         agent_file: Where the agents write down their starts.
+
+    Args:
+        directory: Where the replicas write.
+        count: How many replicas.
+        with_redis: Whether they have a bus.
+        with_pgbouncer: Whether every other one reaches the database through PgBouncer.
+        postgres: A server to use; None: one of its own.
+        settings: More settings of all replicas.
+        storage_url: Makes the address of the database of its name, without a proxy between.
     """
 
     def __init__(
@@ -166,7 +175,7 @@ class Deployment:
         with_pgbouncer: bool = False,
         postgres: PostgresServer | None = None,
         settings: Mapping[str, str] | None = None,
-        storage_url: str | None = None,
+        storage_url: Callable[[str], str] | None = None,
     ) -> None:
         self.directory = directory
         self.replicas: list[Replica] = []
@@ -246,7 +255,9 @@ class Deployment:
         return self.postgres.url(self.database)
 
     def _settings_of(self, back: TcpProxy, side: TcpProxy | None) -> dict[str, str]:
-        url = self._storage_url or self.postgres.url(self.database, back.port)
+        url = self.postgres.url(self.database, back.port)
+        if self._storage_url is not None:
+            url = self._storage_url(self.database)
         bus = {"BAMBOO_BUS_URL": f"redis://127.0.0.1:{side.port}/0"} if side else {}
         return {
             "BAMBOO_STORAGE_URL": url,

@@ -108,7 +108,7 @@ def live_through(
         print(f"readers moved {sum(one.moves for some in readers.values() for one in some)} times")
         for replica in deployment.replicas:
             for name in names:
-                until(partial(_no_run_is_open, replica.call, name), "all runs have ended")
+                until(partial(no_run_is_open, replica.call, name), "all runs have ended")
         for name in names:
             end = {"type": "custom", "name": "end"}
             keeper.call("POST", f"/sessions/{name}/events", json=end, key=f"end-{name}")
@@ -155,7 +155,8 @@ def strike_again_and_again(
         assert not failed, "\n".join(failed)
 
 
-def _no_run_is_open(call: Callable[..., dict[str, list[dict[str, str]]]], name: str) -> bool:
+def no_run_is_open(call: Callable[..., dict[str, list[dict[str, str]]]], name: str) -> bool:
+    """Tell whether all runs of a session have ended."""
     runs = call("GET", f"/sessions/{name}/runs", params={"limit": 1000, "order": "desc"})["runs"]
     return all(run["status"] not in {"queued", "running"} for run in runs)
 

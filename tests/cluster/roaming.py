@@ -75,8 +75,8 @@ class Roamer:
             headers = dict(asked.pop("headers", {}))
             if key is not None:
                 headers["Idempotency-Key"] = key
+            client = self._dice.choice(self._clients)
             try:
-                client = self._dice.choice(self._clients)
                 response = client.request(method, path, headers=headers, **asked)
             except httpx.TransportError as error:
                 self._note(client, method, path, key, type(error).__name__)

@@ -25,6 +25,7 @@ HOME = Path.home()
         ("sqlite:/data/50%20?a#b.db", "sqlite", Path("/data/50%20?a#b.db")),
         ("postgresql://db/x", "postgresql", None),
         ("postgresql:///x?host=/run/postgresql", "postgresql", None),
+        ("postgresql://me:word@a:5432,[::1]:5433,c/x", "postgresql", None),
     ],
 )
 def test_a_storage_url_names_a_store_and_its_place(
@@ -47,6 +48,7 @@ def test_a_storage_url_names_a_store_and_its_place(
         ("postgresql:me:hunter2@db/x", "write `postgresql://"),
         ("postgresql://me:hunter2@[db/x", "write `postgresql://"),
         ("postgresql://me@db:hunter2/x", "write `postgresql://"),
+        ("postgresql://me@db:5432,db:hunter2/x", "write `postgresql://"),
         ("memory:hunter2", "takes nothing"),
         ("jsonl:data", "absolute path"),
         ("jsonl://host/data", "absolute path"),

@@ -185,6 +185,30 @@ CASES: dict[str, tuple[Values, Values]] = {
             'bamboo_jwks_fetches_total{end="ok"}': "0+1x30",
         },
     ),
+    "BambooReplicaDied": (
+        {"bamboo_store_replica_deaths_total": "0x18 1x12"},
+        {"bamboo_store_replica_deaths_total": "1x30"},
+    ),
+    "BambooTakenForDead": (
+        {"bamboo_store_heartbeat_losses_total": "0x18 1x12"},
+        {"bamboo_store_heartbeat_losses_total": "1x30"},
+    ),
+    "BambooHeartbeatLate": (
+        {"bamboo_store_heartbeat_age_seconds": "60x30"},
+        {"bamboo_store_heartbeat_age_seconds": "2x30"},
+    ),
+    "BambooNoLeader": (
+        {
+            'bamboo_store_leader{instance="a"}': "0x30",
+            'bamboo_store_replicas{instance="a"}': "1x30",
+        },
+        {
+            'bamboo_store_leader{instance="a"}': "0x30",
+            'bamboo_store_leader{instance="b"}': "1x30",
+            'bamboo_store_replicas{instance="a"}': "2x30",
+        },
+    ),
+    "BambooBusDown": ({"bamboo_bus_up": "0x30"}, {"bamboo_bus_up": "0x15 1x15"}),
 }
 
 

@@ -20,6 +20,8 @@ from typing_extensions import override
 from bamboo_gateway import main
 from bamboo_gateway.server import server
 from bamboo_gateway.settings import Settings
+from bamboo_gateway.storage.base import Done
+from bamboo_gateway.storage.commits import Commit
 from bamboo_gateway.storage.memory import MemoryStore
 from bamboo_gateway.storage.reports import RecoveryReport
 from tests.api.serving import SECONDS, Served, refused, serving
@@ -207,6 +209,36 @@ def test_the_drain_wakes_a_long_poll() -> None:
         served.server.begin_exit()
         thread.join(SECONDS)
         assert [answer.status_code for answer in answers] == [200]
+
+
+def test_a_request_that_the_end_of_the_process_cuts_off_may_be_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_CLOSE_SECONDS", 0.2)
+    unanswered: list[Commit] = []
+
+    def hold(_: MemoryStore, commit: Commit, __: Done) -> None:
+        unanswered.append(commit)
+
+    with serving(drain_timeout_seconds=0) as served, served.client() as api:
+        api.post("/sessions", json={"id": "s"})
+        monkeypatch.setattr(MemoryStore, "append", hold)
+        answers: list[httpx.Response] = []
+
+        def post() -> None:
+            with served.client() as other:
+                answers.append(
+                    other.post("/sessions/s/events", json={"type": "custom", "name": "n"})
+                )
+
+        thread = threading.Thread(target=post)
+        thread.start()
+        until(lambda: unanswered, "the store has the commit")
+        served.server.begin_exit()
+        thread.join(SECONDS)
+    [answer] = answers
+    refused(answer, 503, "draining")
+    assert "Idempotency-Key" in answer.json()["detail"]
 
 
 def test_a_failed_start_leaves_nothing_open(tmp_path: Path) -> None:

@@ -172,6 +172,28 @@ class Standby(PostgresServer):
         run_as_ordinary_user(["touch", self._data / "standby.signal"], self.directory)
 
 
+class SynchronousStandby(Standby):
+    """A standby that has everything that the primary acknowledges, until the primary is lost."""
+
+    def follow(self) -> None:
+        """Let the primary acknowledge nothing any more that this one does not have."""
+        self._primary.run("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self._primary.run("SELECT pg_reload_conf()")
+        until(self._is_synchronous, lambda: f"the standby is synchronous:\n{self.log}")
+
+    @override
+    def _make_data(self) -> None:
+        super()._make_data()
+        # Its primary's socket asks no password.
+        where = f"host={self._primary.directory} port={self._primary.port} user={USER}"
+        with (self._data / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
+            file.write(f"primary_conninfo = '{where}'\n")
+
+    def _is_synchronous(self) -> bool:
+        states = self._primary.run("SELECT sync_state FROM pg_stat_replication")
+        return states == [("sync",)]
+
+
 class GivenServer:
     """The server that `TEST_POSTGRES_URL` names: it can be used, and not ended."""
 
@@ -222,6 +244,14 @@ def own_server(settings: Mapping[str, str] | None = None) -> Iterator[PostgresSe
 def own_standby(primary: PostgresServer) -> Iterator[Standby]:
     """Copy a server as it is now, and start the copy as a standby."""
     with ordinary_directory("pg-") as directory, Standby(directory, primary) as standby:
+        yield standby
+
+
+@contextmanager
+def own_synchronous_standby(primary: PostgresServer) -> Iterator[SynchronousStandby]:
+    """Start a standby that has everything that the primary acknowledges from now on."""
+    with ordinary_directory("pg-") as directory, SynchronousStandby(directory, primary) as standby:
+        standby.follow()
         yield standby
 
 

@@ -9,7 +9,6 @@ A program that embeds the app may add routes of its own before the first request
 gateway does not have is left to FastAPI then.
 """
 
-import asyncio
 from collections.abc import Sequence
 
 from fastapi import FastAPI
@@ -24,7 +23,6 @@ from bamboo_gateway.api.problem_responses import error_response
 from bamboo_gateway.api.problems import PROBLEMS, EdgeError
 from bamboo_gateway.api.route_table import Found, RouteTable
 from bamboo_gateway.api.security.rights import GuardedRoute
-from bamboo_gateway.domain.errors import Draining
 
 
 class GatewayApp(FastAPI):
@@ -86,10 +84,6 @@ class Dispatch:
             if answer is None:
                 raise
             response = answer
-        except asyncio.CancelledError:
-            # Only the server cancels a request: when its time after the drain is over, and it still
-            # waits for a database that does not answer. The task ends with this answer.
-            response = _cut_off(request)
         await response(scope, receive, send)
 
     async def _respond(self, request: Request, found: Found | None) -> Response:
@@ -104,14 +98,3 @@ class Dispatch:
                 headers={"Allow": ", ".join(found.allowed)},
             )
         return await found.route.respond(request)
-
-
-def _cut_off(request: Request) -> Response:
-    """Return the answer to a request that the server's end has cut off."""
-    error = Draining(
-        "The gateway ended before this request was answered. It may have been carried out. "
-        "Repeat it, with the same Idempotency-Key."
-    )
-    answer = error_response(error, request)
-    assert answer is not None  # only unknown errors have none
-    return answer

@@ -6,6 +6,7 @@ too often. The headers for foreign pages (CORS) come between the two, so that a 
 A stream leaves all of it when its response has begun (`api.detached_response`).
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Set
 from typing import Final
@@ -27,7 +28,7 @@ from bamboo_gateway.api.security.authentication import OPEN_PATHS, Authenticatio
 from bamboo_gateway.api.security.origins import OriginGuard
 from bamboo_gateway.api.security.rate_limits import FailureLimit, RateLimit
 from bamboo_gateway.api.security.url_credentials import take_credentials
-from bamboo_gateway.domain.errors import BambooError
+from bamboo_gateway.domain.errors import BambooError, Draining
 from bamboo_gateway.observability.tracing import request_span
 
 log = structlog.get_logger(__name__)
@@ -107,12 +108,13 @@ class RequestContext:
 
         with request_span(scope["headers"]) as span:
             try:
-                if not self._recovered.is_set():
-                    await self._wait_for_recovery(scope)
-                if (refusal := self._refusal(scope, refused)) is not None:
-                    await refusal(scope, receive, send_named)
-                else:
-                    await self._app(scope, receive, send_named)
+                await self._answer(scope, refused, receive, send_named)
+            except asyncio.CancelledError:
+                # Only the server cancels a request: when its time after the drain is over and it
+                # still waits, or when the start fails. The task ends with this answer.
+                if record.status is not None:
+                    raise
+                await problem_response(_cut_off(), scope)(scope, receive, send_named)
             except Exception:  # the boundary: a 500 without a trace, and the trace in the log
                 if record.status is not None:
                     raise
@@ -123,6 +125,16 @@ class RequestContext:
                 self._request_log.record(scope, record)
                 if span is not None:
                     record.describe(span, route_of(scope))
+
+    async def _answer(
+        self, scope: Scope, refused: BambooError | None, receive: Receive, send: Send
+    ) -> None:
+        if not self._recovered.is_set():
+            await self._wait_for_recovery(scope)
+        if (refusal := self._refusal(scope, refused)) is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
@@ -147,6 +159,14 @@ class RequestContext:
         except BambooError as error:
             return problem_response(error, scope)
         return None
+
+
+def _cut_off() -> Draining:
+    """Return the answer to a request that the end of the process cuts off."""
+    return Draining(
+        "The gateway ended before this request was answered. It may have been carried out. "
+        "Repeat it, with the same Idempotency-Key."
+    )
 
 
 class Admission:

@@ -32,6 +32,7 @@ from bamboo_gateway.api.detached_response import DETACH_SLOT
 from bamboo_gateway.api.disconnect import absorb_cancellation, wait_for_disconnect
 from bamboo_gateway.api.middleware import IS_HEAD
 from bamboo_gateway.domain.clock import Clock
+from bamboo_gateway.domain.errors import Unavailable
 from bamboo_gateway.sessions.streaming.rendering import GoodbyeReason
 
 log = structlog.get_logger(__name__)
@@ -163,6 +164,12 @@ class FrameLoop:
 
     async def _next(self) -> bytes | None:
         try:
+            return await self._subscription.next()
+        except Unavailable as error:
+            # It has to read the log, and the database is away: another replica may reach it.
+            session_id = self._subscription.session_id
+            log.warning("a stream cannot go on here", session_id=session_id, code=error.code)
+            self._subscription.end("shutdown")
             return await self._subscription.next()
         except Exception:
             # The boundary for bugs: the client gets `goodbye` and reconnects; the log says why.

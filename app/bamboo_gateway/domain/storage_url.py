@@ -90,7 +90,9 @@ def _path_of(scheme: str, rest: str) -> Path:
 
 def _check_database(text: str) -> None:
     try:
-        _ = urlsplit(text).port
+        # Of several servers each may have a port of its own.
+        for host in urlsplit(text).netloc.rpartition("@")[2].split(","):
+            _ = urlsplit(f"//{host}").port
         if text.lower().startswith("postgresql://"):
             return
     except ValueError:

@@ -1,10 +1,10 @@
 """A model of the protocol by which replicas share one database, explored exhaustively.
 
-The gateway is one process on one database today. This package describes how several share one, and
-`tests/cluster/test_model.py` searches every state of it within bounds: two replicas, one session, a
-database that loses answers. It is the plan to build from, so this page is complete for what is
-modelled: rows, statements, timers, steps. The last sections say what the search found, in which
-order to build, and what is left out.
+Several gateways share one database. This package describes how, and `tests/cluster/test_model.py`
+searches every state of it within bounds: two replicas, one session, a database that loses answers.
+It was the plan to build from, so this page is complete for what is modelled: rows, statements,
+timers, steps. The last sections say what the search found, in which order it was built, and what is
+left out. `tests/cluster/test_torture.py` tries the same with real gateways.
 
 Modules: `state` (what there is), `rules` (each rule of the protocol, with the test that removes it;
 the bounds of a search), `decisions` (pure), `database` (fences), `replicas`, `heartbeats`, `faults`

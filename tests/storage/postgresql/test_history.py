@@ -11,9 +11,10 @@ import pytest
 from bamboo_gateway.domain.errors import BambooError, Unavailable
 from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
 from bamboo_gateway.storage.sql.postgresql import migrate
+from bamboo_gateway.storage.sql.postgresql.connection import PostgresConnection
 from bamboo_gateway.storage.sql.postgresql.database import make_database
 from bamboo_gateway.storage.sql.postgresql.doctor import check
-from bamboo_gateway.storage.sql.postgresql.history import take_epoch
+from bamboo_gateway.storage.sql.postgresql.history import History, take_epoch
 from bamboo_gateway.storage.sql.store import SqlStore
 from tests.storage.postgresql.conftest import make_store, open_store
 from tests.storage.writing import (
@@ -108,10 +109,10 @@ async def test_of_several_processes_one_gives_new_epochs_and_all_take_them_up(po
     async with open_store(postgres_url) as one, open_store(postgres_url) as other:
         one.when_renewed(lambda: told.append("one"))
         other.when_renewed(lambda: told.append("other"))
+        execute(postgres_url, ELSEWHERE)
         for store in (one, other):
             # As when each notices that its server is another one.
             store._keeper._history._followed = "1/00000001"
-        execute(postgres_url, ELSEWHERE)
         await until_true(lambda: set(told) == {"one", "other"}, DEADLINE_SECONDS)
         heads = [await store.load("s1") for store in (one, other)]
         assert heads[0] == heads[1]
@@ -121,6 +122,20 @@ async def test_of_several_processes_one_gives_new_epochs_and_all_take_them_up(po
         refused = await answer_to(append(other, writer.commit(message("m2"))))
         assert isinstance(refused, BambooError), "it is of the old epoch"
         await committed(other, Writer.of(heads[0]).commit(message("m2")))
+
+
+async def test_epochs_that_were_given_by_hand_meanwhile_are_taken_up(postgres_url: str):
+    """By a command that had taken this process for dead: it stood still."""
+    await filled(postgres_url)
+    told: list[str] = []
+    async with open_store(postgres_url) as store:
+        store.when_renewed(lambda: told.append("renewed"))
+        before = store._keeper.deployment
+        with store._keeper.writing() as connection:
+            assert isinstance(connection, PostgresConnection)
+            History().renew(connection)
+        await until_true(lambda: bool(told), DEADLINE_SECONDS)
+        assert store._keeper.deployment != before
 
 
 async def test_a_database_that_was_never_told_its_history_keeps_its_epochs(postgres_url: str):

@@ -116,7 +116,7 @@ class Heartbeat:
         self._thread = Thread(target=self._run, name="bamboo-heartbeat", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_answers = True
-        self._loop_misses = 0
+        self._loop_silence = 0.0
         self._rounds = 0
         self._when_renewed: list[Callable[[], None]] = []
         self._when_lost: list[Callable[[], None]] = []
@@ -254,9 +254,11 @@ class Heartbeat:
                 self._changed.wait_for(lambda: self._is_stopping or self._is_asked, wait)
                 if self._is_stopping:
                     break
-                is_round, self._is_asked = not self._is_asked, False
-            if is_round and self._loop_stands_still():
+                was_asked, self._is_asked = self._is_asked, False
+            if not was_asked and self._loop_stands_still(wait):
                 break
+            # What is repeated soon, or asked for, counts no silence.
+            is_round = not was_asked and wait >= self._timing.renew_seconds
             connection = self._beat(connection, is_round=is_round)
             failed = connection is None
             wait = self._timing.retry_seconds if failed else self._timing.renew_seconds
@@ -271,10 +273,11 @@ class Heartbeat:
                 connection = connect(self._target, connect_timeout=2)
             with breaking_after(connection, self._timing.answer_seconds):
                 self._renew(connection, is_round=is_round)
-        except (psycopg.Error, BambooError) as error:
+        except Exception as error:  # without its heartbeat the process would be dead
+            if not isinstance(error, psycopg.Error | BambooError):
+                log.exception("the heartbeat failed")
             self.failures += 1
             self._judgement.failed()
-            log.debug("the heartbeat failed", reason=str(error))
             if connection is not None:
                 connection.close()
             return None
@@ -358,22 +361,22 @@ class Heartbeat:
 
     # -- the event loop ---------------------------------------------------------------------
 
-    def _loop_stands_still(self) -> bool:
+    def _loop_stands_still(self, waited: float) -> bool:
         """Ask the loop for a sign of life; return whether it has given none for too long.
 
-        What counts are rounds in which this thread ran and the loop did not: a process that was
+        What counts is what this thread has waited meanwhile, and no clock: a process that was
         stopped as a whole is not to blame.
         """
         if self._loop is None:
             return False
         if not self._loop_answers:
-            self._loop_misses += 1
-            if self._loop_misses * self._timing.renew_seconds < self._timing.loop_seconds:
+            self._loop_silence += waited
+            if self._loop_silence < self._timing.loop_seconds:
                 return False
             log.critical("the event loop stands still; this process has to end")
             self._on_hung()
             return True
-        self._loop_misses, self._loop_answers = 0, False
+        self._loop_silence, self._loop_answers = 0.0, False
         self._call(self._answer)
         return False
 

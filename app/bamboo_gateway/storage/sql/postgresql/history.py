@@ -28,7 +28,8 @@ checkpoint of a promoted standby."""
 
 _LOOK: Final = f"""\
 SELECT system_identifier || '/' || {TIMELINE}, {TIMELINE},
-  (SELECT text FROM meta WHERE name = 'history')
+  (SELECT text FROM meta WHERE name = 'history'),
+  (SELECT text FROM meta WHERE name = 'deployment')
 FROM pg_control_system()"""  # noqa: S608 - texts of ours
 _LOCK: Final = "SELECT FROM meta WHERE name = 'last_epoch' FOR UPDATE"
 _NOTE: Final = """\
@@ -68,6 +69,8 @@ class _Look(NamedTuple):
     timeline: str
     # None in a database that nobody has told its history yet: epochs belong to this one then.
     known: str | None
+    # None in a database that nobody has used yet.
+    deployment: str | None
 
 
 class History:
@@ -96,7 +99,11 @@ class History:
     def is_followed(self, connection: Driver) -> bool:
         """Return whether the server has the history that this process has followed."""
         look = _look(connection)
-        return bool(self.deployment) and (look is None or look.now == self._followed)
+        if look is None or not self.deployment:
+            return bool(self.deployment)
+        # Another name without another server: somebody gave new epochs by hand, when this process
+        # stood still and was taken for dead.
+        return look.now == self._followed and look.deployment == self.deployment
 
     def follow(self, connection: PostgresConnection, used_epoch: int = 0) -> int:
         """Make the epochs those of the server's history, within a transaction.
