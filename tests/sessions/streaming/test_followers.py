@@ -8,8 +8,10 @@ from typing import Any
 
 import anyio
 import pytest
+from typing_extensions import override
 
 from bamboo_gateway.api.frames import NATIVE
+from bamboo_gateway.bus.base import Notice
 from bamboo_gateway.bus.memory import Exchange, MemoryBus
 from bamboo_gateway.domain.callers import Caller
 from bamboo_gateway.domain.errors import NotFound, Unavailable
@@ -18,6 +20,7 @@ from bamboo_gateway.domain.positions import parse_after
 from bamboo_gateway.sessions.changes.page import ChangeFilter, ChangesPage
 from bamboo_gateway.sessions.commands import EventPage, NewSession, SessionQuery
 from bamboo_gateway.sessions.sharing import NewShare
+from bamboo_gateway.sessions.streaming import follower
 from bamboo_gateway.sessions.streaming.subscription import Subscription
 from bamboo_gateway.storage.factory import make_store
 from tests.support.clocks import FakeClock
@@ -31,6 +34,7 @@ from tests.support.gateways import (
     settings_of,
     stream_request,
 )
+from tests.support.joint import joint_reader
 from tests.support.shared_memory import SharedMemory, SharedStore
 
 ANN, BOB = Caller("ann", "ann"), Caller("bob", "bob")
@@ -51,7 +55,12 @@ class Replicas:
 
 
 @asynccontextmanager
-async def replicas(*names: str, with_bus: bool = False, **changed: Any) -> AsyncIterator[Replicas]:
+async def replicas(
+    *names: str,
+    with_bus: bool = False,
+    make_bus: Callable[[Exchange], MemoryBus] = MemoryBus,
+    **changed: Any,
+) -> AsyncIterator[Replicas]:
     """Run several gateways over one database."""
     clock = FakeClock()
     memory = SharedMemory(clock)
@@ -59,7 +68,7 @@ async def replicas(*names: str, with_bus: bool = False, **changed: Any) -> Async
     made = Replicas(memory, clock, exchange)
     async with AsyncExitStack() as stack:
         for name in names:
-            bus = await stack.enter_async_context(MemoryBus(exchange)) if with_bus else None
+            bus = await stack.enter_async_context(make_bus(exchange)) if with_bus else None
             store = made.stores[name] = await memory.store(name)
             gate = gateway(store, clock=clock, bus=bus, **changed)
             made.gates[name] = await stack.enter_async_context(gate)
@@ -154,6 +163,31 @@ async def test_a_stream_until_the_end_of_the_next_run_binds_to_one_that_another_
         assert (frames[-1].type, frames[-1].data["run_id"]) == ("complete", second)
 
 
+async def test_a_joint_stream_shows_what_several_processes_write(two: Replicas):
+    """Each of its sessions is present for the others."""
+    a, b = two["a"], two["b"]
+    for session_id in ("s", "t"):
+        await a.manager.create_session(ME, NewSession(id=session_id))
+    async with await joint_reader(b, "s", "t", connection_id="both") as reader:
+        await reader.take_until("open")
+        for number in range(5):
+            await a.manager.append_events(ME, "s", [custom(number)])
+            await b.manager.append_events(ME, "t", [custom(number)])
+        await shown(reader, lambda _: len(reader.of("s")) == len(reader.of("t")) == 5)
+        for session_id in ("s", "t"):
+            assert reader.of(session_id) == (await a.log(session_id))[1:]
+
+        async def is_told() -> bool:
+            listed = [await a.manager.connections(ME, session_id) for session_id in ("s", "t")]
+            return [[one["connection_id"] for one in some] for some in listed] == [["both"]] * 2
+
+        await eventually(is_told)
+        await a.manager.disconnect(ME, "s", "both")
+        await shown(reader, lambda _: "goodbye" in reader.controls("s"))
+        await a.manager.append_events(ME, "t", [custom(5)])
+        await shown(reader, lambda _: len(reader.of("t")) == 6)
+
+
 async def test_a_session_that_another_process_closes_or_deletes_ends_its_streams(two: Replicas):
     a, b = two["a"], two["b"]
     for session_id, end, reason in (
@@ -235,6 +269,98 @@ async def test_changes_of_another_process_wake_who_waits_for_changes(two: Replic
             await eventually(lambda: b.manager._feed.followers)
             await a.manager.create_session(ME, NewSession(id="s"))
     assert [entry.view["session_id"] for entry in pages[0].entries] == ["s"]
+
+
+# -- the bus -----------------------------------------------------------------------------------
+
+
+async def test_the_bus_alone_brings_a_run_without_a_look_at_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(follower, "_POLL_WITH_BUS_SECONDS", 3600)
+    async with replicas("a", "b", with_bus=True) as two:
+        a, b = two["a"], two["b"]
+        await a.manager.create_session(ME, NewSession(id="s"))
+        async with await b.reader() as reader:
+            await reader.take_until("open")
+            counted = b.manager._context.tally.follower_events
+            await a.manager.append_events(ME, "s", [custom(0)])
+            await reader.take_until("custom")  # the subscription is in force
+            from_store = counted["store",]
+            run_id = (await a.chat())["run_id"]
+            a.agent.do(run_id, *[Token(str(number)) for number in range(20)], Complete())
+            await reader.take_until("complete")
+            assert [frame.data for frame in reader.events] == (await a.log())[1:]
+            assert counted["store",] == from_store
+            assert counted["bus",] >= len(reader.events) - 1
+
+
+async def test_a_bus_that_goes_down_and_comes_up_costs_no_event(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(follower, "_POLL_WITH_BUS_SECONDS", 3600)
+    async with replicas("a", "b", with_bus=True) as two:
+        a, b = two["a"], two["b"]
+        await a.manager.create_session(ME, NewSession(id="s"))
+        async with await b.reader() as reader:
+            await reader.take_until("open")
+            for number in range(8):
+                two.exchange.switch(up=number % 2 == 0)
+                await a.manager.append_events(ME, "s", [custom(number)])
+                if number % 3 == 0:
+                    await shown(reader, lambda reader: len(reader.events) > number)  # noqa: B023
+            await shown(reader, lambda reader: len(reader.events) == 8)
+            assert [frame.data["value"] for frame in reader.events] == list(range(8))
+
+
+class UnrulyBus(MemoryBus):
+    """A bus that drops notices, brings them twice, late, in another order, or damaged."""
+
+    def __init__(self, exchange: Exchange, chance: random.Random) -> None:
+        super().__init__(exchange)
+        self._chance = chance
+        self._late: list[Notice] = []
+
+    @override
+    def publish(self, notice: Notice) -> None:
+        match self._chance.randrange(6):
+            case 0:
+                return
+            case 1:
+                self._late.append(notice)
+                return
+            case 2:
+                super().publish(notice)
+            case 3 if notice.bodies:
+                notice = notice._replace(bodies=None)
+            case _:
+                pass
+        super().publish(notice)
+        if self._late and self._chance.random() < 0.5:
+            super().publish(self._late.pop())
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_bus_that_cannot_be_relied_upon_costs_no_event(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+):
+    """R2: whatever comes of the notices, each event is shown once, in order."""
+    monkeypatch.setattr(follower, "_POLL_WITH_BUS_SECONDS", 0.25)
+    chance = random.Random(seed)
+
+    def unruly(exchange: Exchange) -> MemoryBus:
+        return UnrulyBus(exchange, chance)
+
+    async with replicas("a", "b", with_bus=True, make_bus=unruly) as two:
+        a, b = two["a"], two["b"]
+        await a.manager.create_session(ME, NewSession(id="s"))
+        async with await b.reader() as reader:
+            await reader.take_until("open")
+            for number in range(40):
+                writer = chance.choice([a, a, a, b])
+                await writer.manager.append_events(ME, "s", [custom(number)])
+                if chance.random() < 0.3:
+                    await reader.take_what_is_there()
+            await shown(reader, lambda reader: len(reader.events) == 40)
+            assert [frame.data["value"] for frame in reader.events] == list(range(40))
 
 
 # -- presence ----------------------------------------------------------------------------------
