@@ -52,7 +52,7 @@ class HttpProxy:
     Attributes:
         url: Where clients find it.
         lines: The request lines that have come.
-        answered_bytes: The bytes of the last whole answer to each request line.
+        answered_bytes: The bytes of the last answer to each request line, of those without a fault.
     """
 
     def __init__(self, gateway_port: int) -> None:
@@ -144,6 +144,8 @@ class HttpProxy:
         sent = 0
         while chunk := gateway.recv(_CHUNK):
             if fault is None:
+                # Before the client has it: who has a whole answer finds its bytes here.
+                self.answered_bytes[line] = sent + len(chunk)
                 client.sendall(chunk)
             elif fault.kind == "drip":
                 for at in range(0, len(chunk), fault.piece_bytes):
@@ -159,7 +161,6 @@ class HttpProxy:
                     linger = struct.pack("ii", 1, 0)
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 return
-        self.answered_bytes[line] = sent
 
     def _kept(self, one: socket.socket) -> "_Kept":
         return _Kept(one, self._sockets, self._lock, lambda: self._is_up)
