@@ -3,8 +3,9 @@
 As far as the database can tell they are two processes.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from threading import Event
 from typing import Any
 
 import psycopg
@@ -23,6 +24,7 @@ from tests.storage.writing import (
     run_start,
 )
 from tests.support.postgres import execute
+from tests.support.postgres_proxy import Cut, PostgresProxy
 from tests.support.waiting import until_true
 
 GROUP_COMMIT = b"unit AS MATERIALIZED"
@@ -99,3 +101,29 @@ async def abandoned(one: PostgresStore, url: str) -> tuple[Writer, int]:
     # As of the start; it may have been taken for dead before, by another counter.
     await until_true(lambda: one._keeper.heartbeat.judged("x") == counter, DEADLINE_SECONDS)
     return await taken_up(one)
+
+
+@contextmanager
+def cut_once(proxy: PostgresProxy, where: Cut) -> Iterator[tuple[Event, Event]]:
+    """Cut the first group commit, and hold the next one.
+
+    Yields:
+        What is set when the first was cut, and what lets the next one pass.
+    """
+    was_cut, may_pass = Event(), Event()
+
+    def should_cut(statement: bytes) -> Cut | None:
+        if GROUP_COMMIT not in statement:
+            return None
+        if not was_cut.is_set():
+            was_cut.set()
+            return where
+        may_pass.wait(DEADLINE_SECONDS)
+        return None
+
+    proxy.cut_when(should_cut)
+    try:
+        yield was_cut, may_pass
+    finally:
+        may_pass.set()
+        proxy.heal()

@@ -5,9 +5,8 @@ be, and "unknown" is said only where nobody can know.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from threading import Event
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from bamboo_gateway.domain.errors import BambooError, Conflict, StorageFailed, Unavailable
 from bamboo_gateway.storage.commits import Commit
 from bamboo_gateway.storage.sql.postgresql.store import PostgresStore
-from tests.cluster.sharing import DEAD, GROUP_COMMIT, abandoned, begun, started, taken_up
+from tests.cluster.sharing import DEAD, abandoned, begun, cut_once, started, taken_up
 from tests.storage.postgresql.conftest import open_store
 from tests.storage.writing import (
     DEADLINE_SECONDS,
@@ -215,32 +214,6 @@ async def test_what_is_said_of_a_commit_whose_answer_was_lost_is_true(
         if (head := await other.load("s")) is not None:
             assert head.seq >= len(await everything(other, "s"))
         assert one._keeper._commits.unknown_outcomes == 1
-
-
-@contextmanager
-def cut_once(proxy: PostgresProxy, where: Cut) -> Iterator[tuple[Event, Event]]:
-    """Cut the first group commit, and hold the next one.
-
-    Yields:
-        What is set when the first was cut, and what lets the next one pass.
-    """
-    was_cut, may_pass = Event(), Event()
-
-    def should_cut(statement: bytes) -> Cut | None:
-        if GROUP_COMMIT not in statement:
-            return None
-        if not was_cut.is_set():
-            was_cut.set()
-            return where
-        may_pass.wait(DEADLINE_SECONDS)
-        return None
-
-    proxy.cut_when(should_cut)
-    try:
-        yield was_cut, may_pass
-    finally:
-        may_pass.set()
-        proxy.heal()
 
 
 def _state(url: str) -> list[tuple[Any, ...]]:
