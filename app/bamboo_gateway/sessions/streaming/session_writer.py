@@ -1067,9 +1067,9 @@ class SessionWriter:
         if has_moved:
             error = HeadMoved("The session changed underneath; try again.")
             self._conflicts += 1
-            if self.run is not None:
-                undone.close_last()
-                self._undone += _said_in(batch) + _said_in(undone)
+            # Also while no run is claimed: a waiter of the run's end may claim it again.
+            undone.close_last()
+            self._undone += _said_in(batch) + _said_in(undone)
         else:
             if isinstance(error, Conflict):
                 error = Unavailable("The session changed underneath; try again.")
