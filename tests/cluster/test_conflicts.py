@@ -418,3 +418,16 @@ async def test_what_a_run_said_survives_a_refused_chat_behind_its_end() -> None:
         pair.a.store.release_appends()
         await pair.a.ended("r")
         assert await texts(pair.b) == ["hi", "beside", "before ", "seen", "behind"]
+
+
+async def test_what_is_on_its_way_when_a_run_fails_is_in_its_message(pair: Pair) -> None:
+    await pair.a.chat(run_id="r")
+    pair.a.store.hold_appends()
+    pair.a.agent.do("r", Token("a"), Token("b"))
+    await eventually(lambda: pair.a.store.held)
+    pair.a.agent.do("r", Unavailable("A file cannot be read."))
+    await eventually(lambda: pair.a.agent.script("r").finished.is_set())
+    await quiet()
+    pair.a.store.release_appends()
+    await pair.a.ended("r")
+    assert await texts(pair.b) == ["hi", "ab"]
