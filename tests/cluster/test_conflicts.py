@@ -7,8 +7,15 @@ import anyio
 import pytest
 
 from bamboo_gateway.domain.clock import format_ms
-from bamboo_gateway.domain.errors import NotFound, Refused, Unavailable
-from bamboo_gateway.domain.events import Complete, Draft, Token
+from bamboo_gateway.domain.errors import NotFound, Refused, TooLarge, Unavailable
+from bamboo_gateway.domain.events import (
+    Complete,
+    Draft,
+    Token,
+    ToolComplete,
+    ToolResult,
+    ToolStart,
+)
 from bamboo_gateway.domain.sessions import SessionHead
 from bamboo_gateway.sessions.commands import Idempotency
 from bamboo_gateway.sessions.streaming.session_writer import Wish
@@ -395,3 +402,32 @@ async def test_activity_that_another_gateway_has_seen_counts_without_a_commit(pa
     pair.b.store.touch("s", pair.memory.head("s").epoch, later)
     detail = await pair.a.manager.get_session(ME, "s")
     assert detail.session["last_activity_at"] == format_ms(later)
+
+
+async def test_what_a_run_said_survives_a_refused_chat_behind_its_end() -> None:
+    async with running(max_event_bytes=4096) as pair:
+        await pair.a.chat(run_id="r")
+        pair.a.store.hold_appends()
+        pair.a.agent.do("r", Token("before "), ToolStart("c", "look", {}))
+        pair.a.agent.do("r", ToolComplete("c", ToolResult(success=True, content="seen")))
+        pair.a.agent.do("r", Token("behind"), Complete())
+        await eventually(lambda: pair.a.live().head.active is None)
+        with pytest.raises(TooLarge):
+            await pair.a.chat(text="x" * 5000, run_id="next")
+        await say(pair.b, "beside")
+        pair.a.store.release_appends()
+        await pair.a.ended("r")
+        assert await texts(pair.b) == ["hi", "beside", "before ", "seen", "behind"]
+
+
+async def test_what_is_on_its_way_when_a_run_fails_is_in_its_message(pair: Pair) -> None:
+    await pair.a.chat(run_id="r")
+    pair.a.store.hold_appends()
+    pair.a.agent.do("r", Token("a"), Token("b"))
+    await eventually(lambda: pair.a.store.held)
+    pair.a.agent.do("r", Unavailable("A file cannot be read."))
+    await eventually(lambda: pair.a.agent.script("r").finished.is_set())
+    await quiet()
+    pair.a.store.release_appends()
+    await pair.a.ended("r")
+    assert await texts(pair.b) == ["hi", "ab"]

@@ -7,7 +7,7 @@ are dropped.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
@@ -324,6 +324,7 @@ class RunExecutor:
             try:
                 await self.writer.ready_at_last()
                 if self._failure is not None and self._last_seq:
+                    await self._outcome_known()
                     # The assembler has events that were undone with the failed commit.
                     self._assembler = await restored(
                         self._context.store, self._maker, self.writer, self.run_id
@@ -370,6 +371,17 @@ class RunExecutor:
                 self._last_seq, drafts = 0, [_short(self.run_id)]
             else:
                 return
+
+    async def _outcome_known(self) -> None:
+        """Wait until all that the run has said is durable or undone: then the log has it.
+
+        Raises:
+            Vanished: The session does not exist any more.
+        """
+        while self._last_seq > self.writer.durable_seq and self.writer.is_storing:
+            with suppress(BambooError):
+                await self.writer.settled()
+            await self.writer.ready_at_last()
 
     def _ended(self, error: BambooError | None) -> None:
         # Here, and not after `commit`: by then, other events may have the seqs of what was undone,

@@ -302,10 +302,7 @@ class ExternalRuns:
 
     async def _load(self, writer: SessionWriter, active: ActiveRun) -> None:
         await writer.settled()
-        loads = writer.loads
         assembler = await restored(self._context.store, self._maker, writer, active.run_id)
-        if writer.loads != loads:
-            return  # another process has posted since the log was read
         if writer.external is not None and writer.external.run_id == active.run_id:
             return  # another call was faster, and may have fed it since
         if writer.head.active is not None and writer.head.active.run_id == active.run_id:

@@ -224,7 +224,6 @@ class SessionWriter:
             that is missing here is in the log.
         made_for: The user who is creating the session, until it has an owner; None: no user.
         last_used: When the last call ended, on the monotonic clock.
-        loads: How often the head was loaded again.
         gone: The session was deleted, or its creation failed.
     """
 
@@ -259,7 +258,6 @@ class SessionWriter:
         "id",
         "keys",
         "last_used",
-        "loads",
         "made_for",
         "packing",
         "posting",
@@ -299,7 +297,6 @@ class SessionWriter:
         self.made_for = made_for
         self.last_used = clock.monotonic()
         self.gone = False
-        self.loads = 0
         self.waiting_message_ids: dict[str, frozenset[str]] = {}
         self.tally = tally
         self._store = store
@@ -868,7 +865,6 @@ class SessionWriter:
         """
         if head is not None:
             self.head = self.channel.head = head
-            self.loads += 1
             self.keys.forget()
             self.external = None
             self.waiting_message_ids = {}
@@ -1067,9 +1063,9 @@ class SessionWriter:
         if has_moved:
             error = HeadMoved("The session changed underneath; try again.")
             self._conflicts += 1
-            if self.run is not None:
-                undone.close_last()
-                self._undone += _said_in(batch) + _said_in(undone)
+            # Also while no run is claimed: a waiter of the run's end may claim it again.
+            undone.close_last()
+            self._undone += _said_in(batch) + _said_in(undone)
         else:
             if isinstance(error, Conflict):
                 error = Unavailable("The session changed underneath; try again.")
