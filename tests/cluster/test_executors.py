@@ -310,6 +310,23 @@ async def test_who_finds_its_row_removed_begins_anew_and_says_so(postgres_url: s
         assert lost == [after]
 
 
+async def test_nobody_alive_is_removed_because_the_clock_of_the_database_has_stepped(
+    postgres_url: str,
+):
+    """Its row looks as if nobody had touched it for an hour."""
+    patient = TIMING._replace(silent_rounds=1000)
+    async with (
+        open_store(postgres_url, patient) as leader,
+        open_store(postgres_url, TIMING._replace(renew_seconds=3600)) as other,
+    ):
+        await renewals(leader, 1)
+        assert leader.replicas.is_leader
+        execute(postgres_url, "UPDATE executors SET touched_at = 1")
+        await renewals(leader, 3)
+        alive = {executor for executor, _ in execute(postgres_url, EXECUTORS)}
+        assert alive == {leader.replicas.executor, other.replicas.executor}
+
+
 async def test_a_start_that_finds_no_row_lets_it_be_noticed_at_once(postgres_url: str):
     """Its process does not wait for the next renewal."""
     async with open_store(postgres_url, TIMING._replace(renew_seconds=3600)) as store:

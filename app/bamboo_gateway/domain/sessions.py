@@ -44,6 +44,19 @@ class ActiveRun:
     executor: str | None = None
     wish: dict[str, Any] | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the stored form, as `SessionHead.to_json`.
+
+        What only processes that share a store need is left out without them: an earlier version
+        does not know these members, and reads no head that has them.
+        """
+        shape = {name: getattr(self, name) for name in _ACTIVE_NAMES}
+        if self.executor is not None:
+            shape["executor"] = self.executor
+        if self.wish is not None:
+            shape["wish"] = self.wish
+        return shape
+
 
 @dataclass(slots=True)
 class QueuedRun:
@@ -335,9 +348,12 @@ class SessionHead:
 
         Members with their default value are left out: most sessions have few others.
         """
-        return {
+        shape = {
             name: value for name, default in _DEFAULTS if (value := getattr(self, name)) != default
         }
+        if self.active is not None:
+            shape["active"] = self.active.to_json()
+        return shape
 
     @staticmethod
     def of(shape: dict[str, Any]) -> "SessionHead":
@@ -415,6 +431,7 @@ def is_stored_unfinished(shape: dict[str, Any]) -> bool:
     return any(one.get("expires_at") for one in shape.get("open_requests", ()))
 
 
+_ACTIVE_NAMES = ("run_id", "agent", "start_seq", "before_seq", "started_at", "model")
 _NAMES = tuple(f.name for f in fields(SessionHead))
 _members = attrgetter(*_NAMES)
 _BLANK = SessionHead("", 0)

@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, pool
 
+from bamboo_gateway.domain import codec
 from bamboo_gateway.storage.base import StoreBusy, StoreUnusable
 from bamboo_gateway.storage.sql.contents import files_metadata
 from bamboo_gateway.storage.sql.postgresql import schema
@@ -138,6 +139,44 @@ async def test_runs_that_were_open_at_the_upgrade_are_those_of_no_living_process
         ("others", "run-others", None),
         ("own", "run-own", "nobody"),
     ]
+
+
+async def test_a_downgrade_leaves_heads_that_an_earlier_version_reads(postgres_url: str):
+    async with open_store(postgres_url) as store:
+        writer = Writer("own", T0)
+        writer.head.metadata["odd"] = "\0 \\u0000"
+        await committed(store, writer.commit(message("m1")))
+        commit = writer.commit(run_start("run"))
+        assert commit.head is not None
+        assert commit.head.active is not None
+        commit.head.active.executor = store.replicas.executor
+        commit.head.active.wish = {"type": "cancelled", "run_id": "run", "of": {"odd": '}"'}}
+        await committed(store, commit)
+    migrate(Target(postgres_url), "0001", is_dry=False)
+    [(body,)] = execute(postgres_url, "SELECT head FROM sessions")
+    stored = codec.decode(bytes(body))
+    assert stored["metadata"] == {"odd": "\0 \\u0000"}
+    assert set(stored["active"]) == {
+        "run_id",
+        "agent",
+        "start_seq",
+        "before_seq",
+        "started_at",
+        "model",
+    }
+
+
+async def test_an_upgrade_leaves_statistics_for_the_scans(postgres_url: str):
+    """Without them each scan would read all sessions."""
+    async with open_store(postgres_url) as store:
+        await committed(store, Writer("s", T0).commit(message("m1")))
+    target = Target(postgres_url)
+    migrate(target, "0001", is_dry=False)
+    migrate(target, None, is_dry=False)
+    assert execute(
+        postgres_url,
+        "SELECT null_frac FROM pg_stats WHERE tablename = 'sessions' AND attname = 'executor'",
+    ) == [(1.0,)]
 
 
 async def test_an_older_schema_stops_the_start_with_the_command_to_run(

@@ -354,7 +354,9 @@ class Heartbeat:
         if not self.is_leader:
             return
         for one in others:
-            if one.is_old or processes.is_gone(one.name):
+            # By the counter, too: a clock that steps makes every row an old one.
+            is_over = one.is_old and self._judgement.is_dead(one.executor)
+            if is_over or processes.is_gone(one.name):
                 registration.remove(connection, one.executor, one.counter)
         if self._rounds % _SWEEP_ROUNDS == 0:
             registration.sweep(connection)

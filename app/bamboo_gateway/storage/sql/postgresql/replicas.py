@@ -36,7 +36,6 @@ class PostgresReplicas(Replicas):
         self._connections = connections
         self._locks = locks
         self._heartbeat = heartbeat
-        self._locks = locks
         self._threads = Threads(_OTHER_THREADS)
         self._due = DueScan()
         self._looks = _Looks(self._look)
