@@ -53,7 +53,7 @@ def _gateway(config: dict[str, Any]) -> int:
 
     started = server._started
 
-    def on_started(*what: Any) -> None:
+    def on_started(*what: Any, **_: Any) -> None:
         # Other versions give it other arguments, the port at the end.
         started(*what)
         announce(what[-1], producer.listen())

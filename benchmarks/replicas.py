@@ -502,7 +502,7 @@ def _idle(field: _Field) -> list[Row]:
 
 def _of_silence(field: _Field, *, bus: bool) -> Row:
     bench = field.bench
-    seconds = bench.pick(10.0, 10.0, 3.0)
+    seconds = bench.pick(10.0, 10.0, 1.0)
     each = bench.pick(500, 500, 3)
     with field.replicas(3, bus=bus) as servers, ExitStack() as stack:
         time.sleep(bench.pick(3.0, 3.0, 0.5))
