@@ -24,6 +24,7 @@ BENCHMARKS = {
     "start": "bamboo serve until its first answer, bamboo --help",
     "search": "searches of many messages, on SQLite and PostgreSQL",
     "rest": "small calls beside bare FastAPI",
+    "replicas": "several gateways over one PostgreSQL",
     "wires": "a frame of each protocol beside the native stream, and a fan-out",
 }
 
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "--case",
         metavar="TEXT",
         default="",
-        help="only cases whose name holds this, in `chat` and `search`",
+        help="only cases whose name holds this, in `chat`, `search` and `replicas`",
     )
     parser.add_argument(
         "--gateway-python",

@@ -256,15 +256,17 @@ class Bench:
         data_dir: Path | None = None,
         *,
         wait: bool = True,
+        is_pinned: bool = True,
         upstream: int = 0,
         **settings: Any,
     ) -> Iterator[Server]:
         """Run one server; the gateway in a directory of its own unless it is given one.
 
-        A peer that relays is given the port of the model server, `upstream`.
+        A peer that relays is given the port of the model server, `upstream`. One that is not pinned
+        to the servers' core may use all of them.
         """
         config: dict[str, Any] = {
-            "core": self.server_core,
+            "core": self.server_core if is_pinned else None,
             "directory": str(self.directory),
             "upstream": upstream,
         }

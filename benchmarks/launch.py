@@ -47,18 +47,16 @@ def announce(port: int, control: int) -> None:
 def _gateway(config: dict[str, Any]) -> int:
     """Run the gateway as `bamboo serve` does, with a control socket beside it."""
     gc.disable()
-    from bamboo_gateway.credentials.gate import Gate
     from bamboo_gateway.server import server
-    from bamboo_gateway.settings import Settings, load_settings
+    from bamboo_gateway.settings import load_settings
     from benchmarks import producer
 
     started = server._started
 
-    def on_started(
-        settings: Settings, gate: Gate, addresses: list[server._Address], port: int
-    ) -> None:
-        started(settings, gate, addresses, port)
-        announce(port, producer.listen())
+    def on_started(*what: Any, **_: Any) -> None:
+        # Other versions give it other arguments, the port at the end.
+        started(*what)
+        announce(what[-1], producer.listen())
 
     server._started = on_started
     flags = {"port": 0, "log_level": "warning", "agents": AGENTS, **config["settings"]}

@@ -5,11 +5,11 @@ yields begins with a stamp, `@` + 19 digits of CLOCK_MONOTONIC nanoseconds + `@`
 load client computes the latency. At a pace the stamp is the moment that was planned, so a producer
 that is held back counts as late (no coordinated omission).
 
-Options: `{"mode": "loop"}` says as many words as the control socket is told (`go N`);
-`{"mode": "pace", "phase": P}` says words as often and as long as the control socket is told
-(`start T RATE SECONDS`), from T and `phase` of an interval on, and waits to be told again. All
-producers of a process share one timer, so that what is measured is the delivery and not a thousand
-timers. `go 0` and `stop` end them.
+Options: `{"mode": "say", "words": N}` says so many words and ends; `{"mode": "loop"}` says as many
+as the control socket is told (`go N`); `{"mode": "pace", "phase": P}` says words as often and as
+long as the control socket is told (`start T RATE SECONDS`), from T and `phase` of an interval on,
+and waits to be told again. All producers of a process share one timer, so that what is measured is
+the delivery and not a thousand timers. `go 0` and `stop` end them.
 """
 
 import asyncio
@@ -36,6 +36,10 @@ async def words(options: dict[str, Any]) -> AsyncIterator[str]:
     global active
     active += 1
     try:
+        if options["mode"] == "say":
+            for _ in range(int(options["words"])):
+                yield f"@{time.monotonic_ns():019d}{_FILLER}"
+            return
         if options["mode"] == "loop":
             while count := await VALVE.take():
                 for _ in range(count):

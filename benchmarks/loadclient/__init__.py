@@ -226,11 +226,14 @@ def request(
     body: bytes = b"",
     content_type: str = "application/json",
     accept: str = "",
+    prefer: str = "",
 ) -> bytes:
     """Write one HTTP/1.1 request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     if accept:
         head += f"Accept: {accept}\r\n"
+    if prefer:
+        head += f"Prefer: {prefer}\r\n"
     if body or method != "GET":
         head += f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
     return head.encode() + b"\r\n" + body

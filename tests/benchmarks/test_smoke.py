@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.harness import Bench, Row, median_ratio
 from benchmarks.loadclient import Readers
+from tests.processes import lacking
+from tests.support.postgres import found_binaries
 
 # Whole processes, which a busy machine keeps waiting.
 pytestmark = pytest.mark.timeout(600)
@@ -21,16 +22,19 @@ ROOT = Path(__file__).parents[2]
 FALLBACK = [sys.executable, str(ROOT / "benchmarks/loadclient/fallback.py")]
 
 
-def needs_a_compiler(name: str) -> Any:
-    marks = () if shutil.which("cc") else (pytest.mark.skip("its clients are a C program"),)
-    return pytest.param(name, marks=marks)
+LACKS = {
+    "a C compiler": lambda: shutil.which("cc") is None,
+    "PostgreSQL and Redis": lambda: (
+        found_binaries() is None or shutil.which("redis-server") is None
+    ),
+}
+NEEDS = {"chat": "a C compiler", "ingest": "a C compiler", "replicas": "PostgreSQL and Redis"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [needs_a_compiler(name) if name in {"chat", "ingest"} else name for name in BENCHMARKS],
-)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_runs_and_writes_its_rows(name: str, tmp_path: Path):
+    if (need := NEEDS.get(name)) and LACKS[need]():
+        lacking(need)
     result = tmp_path / "result.json"
     done = subprocess.run(
         [
