@@ -48,6 +48,6 @@ def test_three_gateways_keep_what_they_promised_through_a_thousand_faults(tmp_pa
 def three(directory: Path, rounds: int) -> None:
     with (
         Deployment(directory, 3, with_redis=True, with_pgbouncer=True) as deployment,
-        haproxy(deployment) as url,
+        haproxy(directory, [one.front.port for one in deployment.replicas]) as url,
     ):
         live_through(deployment, dice_of_the_test(), rounds, more_urls=(url,))

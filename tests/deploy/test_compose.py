@@ -1,13 +1,17 @@
 """The profile `cluster` of docker-compose.yml, and HAProxy's configuration for it."""
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from bamboo_gateway.settings import Settings
-from tests.processes import REPOSITORY, program
+from tests.cluster.balancer import haproxy
+from tests.processes import REPOSITORY, Gateway, program
+from tests.support.waiting import until
 
 SERVICES: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text("utf-8"))[
     "services"
@@ -57,3 +61,32 @@ def test_the_balancer_knows_as_many_replicas_as_there_are() -> None:
 @pytest.mark.external_service
 def test_haproxy_takes_the_configuration() -> None:
     subprocess.run([program("haproxy"), "-c", "-f", HAPROXY], check=True)
+
+
+@pytest.mark.external_service
+def test_haproxy_finds_a_gateway_that_asks_for_no_key(tmp_path: Path) -> None:
+    settings = {
+        name: value
+        for name, value in SERVICES["replica"]["environment"].items()
+        if name in {"BAMBOO_INSECURE", "BAMBOO_API_KEYS"} and value is not None
+    }
+    with Gateway(tmp_path, settings) as gateway, haproxy(tmp_path, [gateway.port]) as url:
+        assert httpx.get(f"{url}/api/v1/sessions", trust_env=False).status_code == 200
+
+
+@pytest.mark.external_service
+def test_haproxy_that_finds_no_gateway_answers_as_a_gateway_without_its_database(
+    tmp_path: Path,
+) -> None:
+    with Gateway(tmp_path) as gateway, haproxy(tmp_path, [gateway.port]) as url:
+        gateway.stop()
+
+        def is_refused() -> bool:
+            return httpx.get(f"{url}/api/v1/sessions", trust_env=False).status_code == 503
+
+        until(is_refused, "the balancer has seen that the gateway is gone")
+        answer = httpx.get(f"{url}/api/v1/sessions", trust_env=False)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["retry-after"] == "2"
+        assert answer.json()["code"] == "unavailable"
+        assert answer.json()["retryable"] is True

@@ -242,3 +242,17 @@ def test_keys_move_with_the_data_into_a_database_and_back(
     back = bamboo("migrate", "data", postgres_url, f"jsonl:{tmp_path / 'back'}", *empty)
     assert back.returncode == 0, back.stderr
     assert KeyFile(tmp_path / "back" / "keys.json").read() == kept.read()
+
+
+def test_a_key_that_is_made_before_the_first_start_is_in_the_audit_log(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    directory = tmp_path / "not" / "there"
+    done = bamboo(
+        "keys", "create", "--user", "ann", "--data-dir", str(directory),
+        BAMBOO_STORAGE_URL=postgres_url,
+    )  # fmt: skip
+    assert (done.returncode, "not recorded" in done.stderr) == (0, False)
+    (record,) = (directory / "audit.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(record)["action"] == "create-key"
+    assert directory.stat().st_mode & 0o777 == 0o700

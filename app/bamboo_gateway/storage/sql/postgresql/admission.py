@@ -76,6 +76,6 @@ def _busy(living: list[Other], holder: str | None) -> StoreBusy:
             "ended."
         )
     return StoreBusy(
-        f"The database belongs to a gateway that runs: {names}. Stop it first, or give this one a "
-        "database of its own."
+        "This command needs the database for itself, and gateways use it: "
+        f"{names}. Stop them first."
     )
