@@ -1,6 +1,7 @@
 """Several gateways on one database: who was slower looks again, and decides again."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -74,6 +75,43 @@ async def test_what_a_run_says_is_decided_again_in_order_and_once(pair: Pair) ->
     assert "".join(event["content"] for event in log if event["type"] == "token") == expected
     assert expected in await texts(pair.b)
     assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
+
+
+async def test_a_run_goes_on_when_the_store_answers_again(pair: Pair) -> None:
+    """What it said meanwhile is in the log once, and nobody else has closed it."""
+    await pair.a.chat(run_id="r")
+    pair.a.agent.do("r", Token("before "))
+    await eventually(lambda: pair.memory.head("s").seq > 3)
+    pair.a.store.fail_appends(Unavailable("The database does not answer at present."))
+    tries = len(pair.a.store.commits)
+    for part in range(3):
+        pair.a.agent.do("r", Token(f"{part} "))
+        await quiet()
+    await eventually(lambda: len(pair.a.store.commits) > tries + 1)
+    pair.a.store.heal()
+    pair.a.agent.do("r", Token("behind"), Complete())
+    run = await pair.a.ended("r")
+    assert run["status"] == "completed"
+    log = await pair.b.log()
+    expected = "before 0 1 2 behind"
+    assert "".join(event["content"] for event in log if event["type"] == "token") == expected
+    assert expected in await texts(pair.b)
+    assert [event["seq"] for event in log] == list(range(1, len(log) + 1))
+
+
+async def test_a_run_begins_when_the_store_can_be_read_again(pair: Pair) -> None:
+    await create(pair.a)
+    await say(pair.a, "before")
+    pair.b.store.hold_appends()
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(pair.b.chat, run_id="r"))
+        await eventually(lambda: pair.b.store.held)
+        pair.b.store.fail("find", Unavailable("The database does not answer at present."))
+        pair.b.store.release_appends()
+        await eventually(lambda: pair.b.store.failed["find"])
+    pair.b.agent.do("r", Token("here"), Complete())
+    run = await pair.b.ended("r")
+    assert run["status"] == "completed"
 
 
 async def test_the_end_of_a_run_that_was_slower_is_stored_once(pair: Pair) -> None:

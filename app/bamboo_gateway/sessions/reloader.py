@@ -107,6 +107,9 @@ class Reloader:
         if self._replicas is not None:
             # What is on its way decides which head the next decision is made on.
             await writer.stilled()
+            if writer.has_failed and writer.has_undone:
+                # The store refuses commits for a while, and may answer reads: no faster than this.
+                await anyio.sleep(_RELOAD_RETRY_SECONDS)
             if writer.is_contended and await self._reload_locked(self._replicas, writer):
                 return
         head = await self._load_patiently(writer)

@@ -56,6 +56,9 @@ log = structlog.get_logger(__name__)
 _RETRY_SECONDS = 0.05
 """How long to wait before a terminal event that could not be stored is first tried again."""
 
+_TURN_RETRY_SECONDS = 0.5
+"""How long to wait before a conversation that could not be read is read again."""
+
 _RETRY_SECONDS_MAX = 30.0
 """The longest wait before a terminal event that could not be stored is tried again."""
 
@@ -197,6 +200,17 @@ class RunExecutor:
         if self._conversation is not None:
             await self._conversation.let_go()
 
+    async def _turn_at_last(self) -> Turn:
+        """Load the turn, for as long as a shared store does not answer: it comes back."""
+        while True:
+            try:
+                return await self._load_turn()
+            except BambooError as error:
+                if not self.writer.keeps_said(error):
+                    raise
+            await anyio.sleep(_TURN_RETRY_SECONDS)
+            await self.writer.ready_at_last()
+
     async def _load_turn(self) -> Turn:
         head = self.writer.head.copy()
         active = head.active
@@ -226,7 +240,7 @@ class RunExecutor:
         otherwise: TerminalEvent = Complete()
         try:
             with self._scope:
-                turn = await self._load_turn()
+                turn = await self._turn_at_last()
                 await self._foreign.run(lambda: self._iterate(turn), f"agent {self.run_id}")
         except Vanished:
             return
@@ -389,7 +403,9 @@ class RunExecutor:
         if error is not None:
             # The next run may have claimed the slot behind this end, which was not stored.
             self.writer.claim_run(self)
-        if error is not None and not isinstance(error, TooLarge | InvalidEvent | HeadMoved):
+        if error is None or isinstance(error, TooLarge | InvalidEvent):
+            return
+        if not self.writer.keeps_said(error):
             self.broken(error)
 
 

@@ -577,9 +577,11 @@ class SessionWriter:
         if self.is_ahead:
             done = _Completion()
             self._batch.with_extras().waiters.append(done)
-            # What the run has said is decided again after a conflict: the run may go on.
-            with suppress(HeadMoved):
+            try:
                 await done.wait()
+            except BambooError as error:
+                if not self.keeps_said(error):
+                    raise
         else:
             await checkpoint()
 
@@ -594,6 +596,16 @@ class SessionWriter:
         """
         if self.is_busy:
             raise RunActive(detail, extra={"active_run_id": self.active_run_id})
+
+    def keeps_said(self, error: BambooError) -> bool:
+        """Return whether what a run has said is decided again after a commit that failed so.
+
+        It is in a shared store: another process was faster, or the store does not answer and has
+        nothing of the commit. It comes back, and the run goes on; other failures end the run.
+        """
+        if self._replicas is None:
+            return False
+        return isinstance(error, HeadMoved) or type(error) is Unavailable
 
     @property
     def durable_seq(self) -> int:
@@ -664,6 +676,11 @@ class SessionWriter:
     def has_failed(self) -> bool:
         """Whether the head is loaded again because a commit failed, and not because it moved."""
         return self._has_failed
+
+    @property
+    def has_undone(self) -> bool:
+        """Whether a run of this process has said what is to be decided again."""
+        return bool(self._undone)
 
     @property
     def is_idle(self) -> bool:
@@ -1059,19 +1076,19 @@ class SessionWriter:
         undone, self._batch = self._batch, _Batch()
         self.hold()
         self.head.seq = self.durable_seq
-        has_moved = isinstance(error, Conflict) and self._replicas is not None
-        if has_moved:
-            error = HeadMoved("The session changed underneath; try again.")
-            self._conflicts += 1
+        if isinstance(error, Conflict):
+            if self._replicas is None:
+                error = Unavailable("The session changed underneath; try again.")
+            else:
+                error = HeadMoved("The session changed underneath; try again.")
+                self._conflicts += 1
+        self._has_failed = not isinstance(error, HeadMoved)
+        if self.keeps_said(error):
             # Also while no run is claimed: a waiter of the run's end may claim it again.
             undone.close_last()
             self._undone += _said_in(batch) + _said_in(undone)
-        else:
-            if isinstance(error, Conflict):
-                error = Unavailable("The session changed underneath; try again.")
-            self._has_failed = True
-            if self.run is not None:
-                self.run.broken(error)
+        elif self.run is not None:
+            self.run.broken(error)
         if not self._exists:
             self.vanish("deleted")
             self.resume()
