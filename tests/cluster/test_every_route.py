@@ -338,7 +338,6 @@ CHANGES_NOTHING = frozenset(
         "POST /sessions/{session_id}/export",  # a file of the operator's
         "POST /export",
         "POST /webhooks/{webhook_id}/test",
-        "POST /webhooks/{webhook_id}/rotate",
         "POST /sessions/{session_id}/ticket",
         "POST /login",
         "POST /logout",
@@ -407,7 +406,8 @@ def test_what_one_replica_has_acknowledged_the_other_shows(
     assert (after != before) is (name not in CHANGES_NOTHING)
     if takes_key:
         again = case.here.request(method, url, **request)
-        assert again.headers["idempotency-replayed"] == "true"
+        if not path.startswith("/openai/"):  # OpenAI's answers have no such header
+            assert again.headers["idempotency-replayed"] == "true"
         if answer.headers.get("content-type", "").startswith(_EVENTS):
             assert again.headers.get("run-id") == answer.headers.get("run-id")
         else:
