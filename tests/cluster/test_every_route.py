@@ -212,7 +212,7 @@ def _select(case: Case) -> Request:
 
 def _import(case: Case) -> Request:
     exported = case.did("GET", f"/sessions/{case.other}/export?format=json")
-    return {"json": exported, "params": {"id": f"{case.user}-i"}}
+    return {"json": exported, "params": {"id": "new"}}
 
 
 def _file(case: Case) -> Request:
@@ -402,6 +402,9 @@ def test_what_one_replica_has_acknowledged_the_other_shows(
     url = path.format(**names)
     answer = client.request(method, url, **request)
     assert answer.is_success, answer.text
+    if answer.headers.get("content-type", "").startswith(_EVENTS):
+        # Whether a stream is or was open is known to the others a moment later.
+        until(lambda: seen(case, case.here) == seen(case, case.there), "the stream's end is known")
     after = agree(case)
     assert (after != before) is (name not in CHANGES_NOTHING)
     if takes_key:
