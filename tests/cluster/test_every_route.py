@@ -245,8 +245,9 @@ def _ag_ui(case: Case) -> Request:
 
 def _last_item(case: Case) -> Request:
     url = f"/sessions/{case.session_id}/messages"
-    sent = case.did("POST", url, json=said("Forget this"))
-    return {"names": {"item_id": sent["messages"][0]["id"]}}
+    case.did("POST", url, json=said("Forget this"))
+    [last] = case.did("GET", f"{url}?limit=1&order=desc")["messages"]
+    return {"names": {"item_id": last["id"]}}
 
 
 def _connection(case: Case) -> Request:
