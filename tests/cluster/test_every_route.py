@@ -73,7 +73,7 @@ STREAMS = frozenset(
     {"/stream/{session_id}", "/reconnect/{session_id}", "/stream"}
     | {f"/ai-sdk/{version}chat/{{session_id}}/stream" for version in ("", "v6/", "v7/")}
 )
-"""These go on for ever; tests below read them."""
+"""These go on for ever. Tests below read them, except the joint `/stream` and `/reconnect`."""
 
 LATER = frozenset({"/search"})
 """A message is found within `checkpoint_interval_seconds`, with one process as with several."""
