@@ -78,7 +78,7 @@ STREAMS = frozenset(
 LATER = frozenset({"/search"})
 """A message is found within `checkpoint_interval_seconds`, with one process as with several."""
 
-OF_THE_MOMENT = frozenset({"last_activity_at", "next", "secret"})
+OF_THE_MOMENT = frozenset({"failing_since", "last_activity_at", "next", "secret"})
 """Streams move the activity, a cursor has the time in it, and a secret is shown once."""
 
 READS = sorted(
