@@ -417,7 +417,7 @@ async def test_commands_that_need_the_database_alone_name_a_process_that_lives(
 ):
     with member(postgres_url, tmp_path) as one:
         one.answer()
-        busy = f"gateway that runs: process {one.process.pid} on .*Stop it first"
+        busy = f"gateways use it: process {one.process.pid} on .*Stop them first"
         with pytest.raises(StoreBusy, match=busy):
             check(make_database(postgres_url), tmp_path, StepClock())
         with pytest.raises(StoreBusy, match=busy):

@@ -25,8 +25,9 @@ from tests.support.postgres_proxy import Cut, PostgresProxy
 from tests.support.waiting import until_true
 
 LOCKING = (
-    "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
-    " AND datname = current_database()"
+    "SELECT count(*) FROM pg_stat_activity a WHERE state = 'idle in transaction'"
+    " AND datname = current_database() AND EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid"
+    " AND l.relation = 'sessions'::regclass AND l.mode = 'RowShareLock')"
 )
 
 

@@ -181,8 +181,9 @@ def _record(settings: "Settings", action: str, key_ids: list[str], now_ms: int) 
     caller = f"uid:{os.getuid()}"
     record = AuditRecord(at_ms=now_ms, action=action, caller=caller, targets=key_ids)
     try:
-        # A database may have the keys before any gateway has made the directory.
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.parent == settings.data_dir.expanduser():
+            # A database may have the keys before any gateway has made the directory.
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         AuditLog(path).write(record)
     except OSError as error:
         notice(f"it is done, but not recorded in the audit log {path}: {error.strerror}")

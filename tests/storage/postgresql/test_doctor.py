@@ -76,7 +76,7 @@ async def test_a_database_that_a_gateway_uses_is_left_alone(
     """R8."""
     writers = await filled(postgres_url)
     async with open_store(postgres_url) as store:
-        with pytest.raises(StoreBusy, match="Stop it"):
+        with pytest.raises(StoreBusy, match="Stop them first"):
             doctor(postgres_url, tmp_path, new_epochs=True)
         assert await store.load("one") == writers["one"].head
         await committed(store, writers["one"].commit(token("goes on")))
