@@ -1,29 +1,13 @@
 """Two stores on one PostgreSQL, and a proxy that cuts connections."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from bamboo_gateway.storage.sql.postgresql.store import PostgresStore
-from tests.processes import lacking
-from tests.storage.postgresql.conftest import open_store
-from tests.support.postgres import GivenServer, PostgresServer
-from tests.support.postgres_proxy import PostgresProxy
+from tests.storage.postgresql.conftest import open_store, proxy, through_proxy
 
-
-@pytest.fixture
-def proxy(postgres_server: PostgresServer | GivenServer) -> Iterator[PostgresProxy]:
-    if not isinstance(postgres_server, PostgresServer):
-        lacking("a PostgreSQL server of the tests' own, for a proxy in front of it")
-    with PostgresProxy(postgres_server.port) as made:
-        yield made
-
-
-@pytest.fixture
-def through_proxy(
-    postgres_server: PostgresServer, postgres_database: str, proxy: PostgresProxy
-) -> str:
-    return postgres_server.url(postgres_database, proxy.port)
+__all__ = ["proxy", "stores", "through_proxy"]
 
 
 @pytest.fixture

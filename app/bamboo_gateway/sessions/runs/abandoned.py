@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class AbandonedRuns:
-    """Tells which runs nobody executes any more, and closes them."""
+    """Closes the runs whose executor is dead or gone."""
 
     def __init__(self, context: Context, transactions: Transactions, maker: Maker) -> None:
         self._context = context

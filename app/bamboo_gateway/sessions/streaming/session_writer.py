@@ -69,7 +69,7 @@ OnChange = Callable[[Sequence[Event]], None]
 
 
 Handover = Callable[[Commit, Done], None]
-"""Takes one commit instead of the store, while the session is locked for it."""
+"""Called with one commit in place of `SessionStore.append`, while its session is locked."""
 
 
 class Runner(Protocol):

@@ -22,7 +22,7 @@ _SHOWN_MAX = 3
 
 
 class Admission:
-    """Says of one process that begins whether it may; asked again while it is not known."""
+    """Decides whether a process may begin; it is asked again as long as that is not known."""
 
     def __init__(self, dead_seconds: float, *, alone: bool) -> None:
         """Make it.

@@ -38,22 +38,22 @@ _CLAIM_STREAM: Final = f"""\
 {_LOCK}WITH {_PUT.format(and_free="")}, others AS (
   UPDATE presence p SET wish = 'superseded' WHERE {_NAMED} AND p.executor <> %(executor)s
 )
-{_ANSWER}"""  # noqa: S608
+{_ANSWER}"""  # noqa: S608 - texts of ours
 _IS_FREE: Final = f"""AND NOT EXISTS (
     SELECT FROM presence p JOIN executors e USING (executor)
     WHERE {_NAMED} AND p.executor <> %(executor)s AND p.executor <> ALL(%(dead)s)
   )"""
 _CLAIM: Final = f"{_LOCK}WITH {_PUT.format(and_free=_IS_FREE)}\n{_ANSWER}"
-_UNCLAIM: Final = f"DELETE FROM presence p WHERE {_NAMED} AND p.executor = %(executor)s"  # noqa: S608
+_UNCLAIM: Final = f"DELETE FROM presence p WHERE {_NAMED} AND p.executor = %(executor)s"  # noqa: S608 - texts of ours
 _COLUMNS: Final = "p.session_id, p.kind, p.name, p.executor, p.body, p.wish"
 _PRESENT: Final = f"""\
 SELECT {_COLUMNS} FROM presence p JOIN executors e USING (executor)
 WHERE p.kind = %(kind)s AND p.executor <> ALL(%(dead)s)
-  AND (%(session_ids)s::text[] IS NULL OR p.session_id = ANY(%(session_ids)s))"""  # noqa: S608
+  AND (%(session_ids)s::text[] IS NULL OR p.session_id = ANY(%(session_ids)s))"""  # noqa: S608 - texts of ours
 _WISH: Final = f"""\
 UPDATE presence p SET wish = %(wish)s FROM executors e
 WHERE {_NAMED} AND e.executor = p.executor AND p.executor <> %(executor)s
-  AND p.executor <> ALL(%(dead)s)"""  # noqa: S608
+  AND p.executor <> ALL(%(dead)s)"""  # noqa: S608 - texts of ours
 # The rows are locked first: a wish that comes meanwhile is taken too, or stays.
 _WISHES: Final = f"""\
 WITH asked AS (
@@ -62,7 +62,7 @@ WITH asked AS (
 UPDATE presence p SET wish = NULL FROM asked a
 WHERE p.session_id = a.session_id AND p.kind = a.kind AND p.name = a.name
   AND p.executor = a.executor
-RETURNING {_COLUMNS.replace("p.wish", "a.wish")}"""  # noqa: S608
+RETURNING {_COLUMNS.replace("p.wish", "a.wish")}"""  # noqa: S608 - texts of ours
 
 
 def claim(connection: Driver, one: Presence, dead: Sequence[str]) -> bool | None:

@@ -98,9 +98,11 @@ class Begun(NamedTuple):
 
 
 Admit = Callable[[list[Other], str | None], bool]
-"""Says whether the process may begin beside these others, the second argument being who is alone.
+"""Called with the other processes and with the one that has the database alone, if there is one.
+It returns whether this process may begin beside them; False means that it is asked again later.
 
-It raises `StoreBusy` when it may not at all, and returns False to be asked again later.
+Raises:
+    StoreBusy: The process may not begin at all.
 """
 
 
